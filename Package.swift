@@ -1,0 +1,39 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+// One target per room: `ls Sources` is the map (docs/architecture.md explains it).
+// The build checks that a room imports nothing but what is listed here.
+
+let settings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+]
+/// For rooms that make system calls: the GNU names of Glibc (O_TMPFILE, SEEK_HOLE, fallocate …).
+let systemCalls: [CSetting] = [.define("_GNU_SOURCE")]
+
+func room(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, cSettings: systemCalls, swiftSettings: settings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies, exclude: [], cSettings: systemCalls, swiftSettings: settings)
+}
+
+let package = Package(
+    name: "CloudFusion",
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+    ],
+    targets: [
+        .target(name: "CShim", cSettings: systemCalls),
+        room("Threading", []),
+        room("StoreAPI", ["Threading"]),
+        room("Statistics", ["Threading"]),
+        tests("ThreadingTests", ["Threading"]),
+        tests("StatisticsTests", ["Statistics", "Threading"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

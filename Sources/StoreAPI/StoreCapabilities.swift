@@ -1,0 +1,74 @@
+/// What a store can do. A value, not a cast: a wrapper states its own.
+public struct StoreCapabilities: Hashable, Sendable {
+    public struct Features: OptionSet, Hashable, Sendable {
+        public let rawValue: UInt32
+        public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+        /// ``ReadRequest/range`` transfers just that range.
+        public static let rangedRead = Features(rawValue: 1 << 0)
+        /// ``WriteCondition/ifAbsent`` is checked by the store, atomically enough to decide a race.
+        public static let conditionalCreate = Features(rawValue: 1 << 1)
+        /// ``WriteCondition/ifVersion(_:)`` on put is checked by the store.
+        public static let conditionalReplace = Features(rawValue: 1 << 2)
+        /// ``Store/copy(_:to:_:)`` moves no bytes over the network.
+        public static let serverSideCopy = Features(rawValue: 1 << 3)
+        /// ``UploadBody/Segment/stored(path:version:range:)`` moves no bytes over the network.
+        public static let rangeCopy = Features(rawValue: 1 << 4)
+        /// ``Store/move(_:to:)`` of one file is one atomic step.
+        public static let atomicMove = Features(rawValue: 1 << 5)
+        /// ``Store/move(_:to:)`` takes whole directories, in one atomic step.
+        public static let directoryMove = Features(rawValue: 1 << 6)
+        /// Attributes (mode, owner, times) given to ``Store/put(_:at:_:)`` come back from ``Store/metadata(of:)``.
+        public static let attributes = Features(rawValue: 1 << 7)
+        /// Extended attributes come back too.
+        public static let extendedAttributes = Features(rawValue: 1 << 8)
+        /// A listing tells the attributes, so that nobody must ask for each file.
+        public static let attributesInListing = Features(rawValue: 1 << 9)
+        /// Symbolic links, fifos and devices are kept as what they are.
+        public static let specialFiles = Features(rawValue: 1 << 10)
+        /// Directories exist on their own, also when empty; a file's parents must exist.
+        public static let realDirectories = Features(rawValue: 1 << 11)
+        /// ``Store/spaceUsage()`` tells something.
+        public static let spaceUsage = Features(rawValue: 1 << 12)
+        /// "a" and "A" are two names.
+        public static let caseSensitive = Features(rawValue: 1 << 13)
+        /// Interrupted uploads can be taken up again (``PutOptions/checkpoint``).
+        public static let resumableUpload = Features(rawValue: 1 << 14)
+        /// A listing shows every change that a request made before it was begun.
+        public static let consistentListing = Features(rawValue: 1 << 15)
+    }
+
+    public var features: Features
+    /// Bytes; nil means no limit is known.
+    public var largestObject: Int64?
+    /// The most bytes of one name and of a whole path, as the store counts them.
+    public var longestName: Int
+    public var longestPath: Int
+    /// How many paths ``Store/delete(_:)`` takes in one request; 1 where the store has no bulk delete.
+    public var deleteBatch: Int
+    /// Smallest and largest ``UploadBody/Segment/stored(path:version:range:)``, in bytes.
+    public var rangeCopySizes: ClosedRange<Int64>
+    /// The size from which an upload is made in parallel parts, in bytes; nil: always in one.
+    public var multipartThreshold: Int64?
+
+    public init(
+        _ features: Features, largestObject: Int64? = nil, longestName: Int = 255, longestPath: Int = 4095,
+        deleteBatch: Int = 1, rangeCopySizes: ClosedRange<Int64> = 1...Int64.max, multipartThreshold: Int64? = nil
+    ) {
+        self.features = features
+        self.largestObject = largestObject
+        self.longestName = longestName
+        self.longestPath = longestPath
+        self.deleteBatch = deleteBatch
+        self.rangeCopySizes = rangeCopySizes
+        self.multipartThreshold = multipartThreshold
+    }
+
+    public func contains(_ features: Features) -> Bool { self.features.contains(features) }
+
+    public func subtracting(_ features: Features) -> StoreCapabilities {
+        var copy = self
+        copy.features.subtract(features)
+        return copy
+    }
+}

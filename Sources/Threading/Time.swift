@@ -1,0 +1,79 @@
+public import Glibc
+
+/// A moment on the clock that never jumps (CLOCK_MONOTONIC); for deadlines and durations.
+public struct MonotonicTime: Comparable, Hashable, Sendable {
+    public var nanoseconds: Int64
+
+    public init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
+
+    public static var now: MonotonicTime {
+        var time = Glibc.timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return MonotonicTime(nanoseconds: Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
+    }
+
+    public static func < (a: Self, b: Self) -> Bool { a.nanoseconds < b.nanoseconds }
+    public static func + (a: Self, b: Duration) -> Self { .init(nanoseconds: a.nanoseconds &+ b.nanoseconds) }
+    public static func - (a: Self, b: Self) -> Duration { .nanoseconds(a.nanoseconds - b.nanoseconds) }
+}
+
+/// A moment of the calendar, as files carry it: nanoseconds since 1970-01-01 UTC, negative before.
+public struct Timestamp: Comparable, Hashable, Sendable {
+    public var nanoseconds: Int64
+
+    public init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
+    public init(seconds: Int64, nanoseconds: Int64 = 0) { self.nanoseconds = seconds * 1_000_000_000 + nanoseconds }
+    public init(_ time: timespec) { self.init(seconds: Int64(time.tv_sec), nanoseconds: Int64(time.tv_nsec)) }
+
+    public static var now: Timestamp {
+        var time = Glibc.timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        return Timestamp(time)
+    }
+
+    /// Whole seconds, rounded towards the past.
+    public var seconds: Int64 { (nanoseconds - subsecond) / 1_000_000_000 }
+    /// What is above ``seconds``: 0 ..< 1,000,000,000.
+    public var subsecond: Int64 {
+        let rest = nanoseconds % 1_000_000_000
+        return rest < 0 ? rest + 1_000_000_000 : rest
+    }
+    public var timespec: Glibc.timespec { .init(tv_sec: Int(seconds), tv_nsec: Int(subsecond)) }
+
+    public static func < (a: Self, b: Self) -> Bool { a.nanoseconds < b.nanoseconds }
+}
+
+extension Duration {
+    /// The duration in whole nanoseconds; those beyond 292 years are held at that.
+    public var nanoseconds: Int64 {
+        let (seconds, attoseconds) = components
+        let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        return overflow ? (seconds < 0 ? .min : .max) : product &+ attoseconds / 1_000_000_000
+    }
+
+    /// The duration in seconds, with fractions.
+    public var inSeconds: Double { Double(nanoseconds) / 1e9 }
+}
+
+/// Where a component gets the time from, so that tests can turn the hands themselves.
+public protocol Clock: Sendable {
+    var monotonic: MonotonicTime { get }
+    var calendar: Timestamp { get }
+}
+
+/// The machine's clocks.
+public struct SystemClock: Clock {
+    public init() {}
+    public var monotonic: MonotonicTime { .now }
+    public var calendar: Timestamp { .now }
+}
+
+/// A clock that stands still until it is told to go on; for tests.
+public final class ManualClock: Clock {
+    private let elapsed = Lock<Int64>(1_000_000_000_000)
+
+    public init() {}
+    public var monotonic: MonotonicTime { .init(nanoseconds: elapsed.withLock { $0 }) }
+    public var calendar: Timestamp { .init(nanoseconds: 1_700_000_000_000_000_000 + elapsed.withLock { $0 }) }
+    public func advance(by duration: Duration) { elapsed.withLock { $0 += duration.nanoseconds } }
+}
