@@ -32,8 +32,11 @@ let package = Package(
         room("Threading", []),
         room("StoreAPI", ["Threading"]),
         room("Statistics", ["Threading"]),
+        room("StoreTesting", ["Threading", "StoreAPI"]),
+
         tests("ThreadingTests", ["Threading"]),
         tests("StatisticsTests", ["Statistics", "Threading"]),
+        tests("StoreAPITests", ["StoreAPI", "StoreTesting", "Threading"]),
     ],
     swiftLanguageModes: [.v6]
 )
