@@ -28,15 +28,25 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
     ],
     targets: [
+        .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
+        .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CExpat", pkgConfig: "expat", providers: [.apt(["libexpat1-dev"])]),
         .target(name: "CShim", cSettings: systemCalls),
         room("Threading", []),
         room("StoreAPI", ["Threading"]),
         room("Statistics", ["Threading"]),
+        room(
+            "StoreHTTP",
+            [
+                "Threading", "StoreAPI", "Statistics", "CCurl", "COpenSSL", "CExpat",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         room("StoreTesting", ["Threading", "StoreAPI"]),
 
         tests("ThreadingTests", ["Threading"]),
         tests("StatisticsTests", ["Statistics", "Threading"]),
         tests("StoreAPITests", ["StoreAPI", "StoreTesting", "Threading"]),
+        tests("StoreHTTPTests", ["StoreHTTP", "StoreAPI", "Statistics", "Threading"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,0 +1,157 @@
+import CExpat
+public import StoreAPI
+
+/// An element of an XML document, as a tree of values.
+public struct XMLElement: Sendable {
+    /// Local: without the namespace's prefix.
+    public let name: String
+    /// The character data directly in this element, as it was, without that of its children.
+    public fileprivate(set) var text = ""
+    public fileprivate(set) var children: [XMLElement] = []
+
+    fileprivate init(name: String) { self.name = name }
+
+    /// The first child with this name.
+    public subscript(_ name: String) -> XMLElement? { children.first { $0.name == name } }
+
+    /// All children with this name, in order.
+    public func all(_ name: String) -> [XMLElement] { children.filter { $0.name == name } }
+}
+
+extension XMLElement {
+    private static let largestDocument = 64 << 20
+    fileprivate static let deepestElement = 64
+    fileprivate static let mostElements = 2_000_000
+
+    /// Reads a document and gives its root.
+    ///
+    /// A document type declaration is refused, so that nothing can be defined in it that grows when it is expanded.
+    /// So are documents above 64 MiB, with more than 2 million elements, or nested deeper than 64.
+    ///
+    /// - Throws: ``StoreError``: `.internal` when this is no well-formed XML or is refused.
+    public static func parse(_ bytes: [UInt8]) throws(StoreError) -> XMLElement {
+        do {
+            return try read(bytes)
+        } catch let error where error.cause == badReference {
+            return try read(withoutForbiddenReferences(bytes))
+        }
+    }
+
+    private static let badReference = "reference to a forbidden character"
+
+    /// Some servers write `&#1;` for the control characters that object keys may hold and XML may not. What cannot
+    /// be shown becomes U+FFFD, so that the rest can.
+    private static func withoutForbiddenReferences(_ bytes: [UInt8]) -> [UInt8] {
+        var result: [UInt8] = []
+        result.reserveCapacity(bytes.count)
+        var index = 0
+        while index < bytes.count {
+            if bytes[index] == UInt8(ascii: "&"), index + 2 < bytes.count, bytes[index + 1] == UInt8(ascii: "#"),
+                let end = bytes[index...].prefix(12).firstIndex(of: UInt8(ascii: ";"))
+            {
+                let digits = String(decoding: bytes[(index + 2)..<end], as: UTF8.self)
+                let isHex = digits.first == "x" || digits.first == "X"
+                let number = isHex ? UInt32(digits.dropFirst(), radix: 16) : UInt32(digits)
+                let isAllowed =
+                    number.map { [9, 10, 13].contains($0) || ($0 >= 32 && Unicode.Scalar($0) != nil) } ?? false
+                if !isAllowed {
+                    result += Array("\u{FFFD}".utf8)
+                    index = end + 1
+                    continue
+                }
+            }
+            result.append(bytes[index])
+            index += 1
+        }
+        return result
+    }
+
+    private static func read(_ bytes: [UInt8]) throws(StoreError) -> XMLElement {
+        guard bytes.count <= largestDocument else {
+            throw StoreError(.internal, "the store's answer is no usable XML: it has more than 64 MiB")
+        }
+        guard let parser = XML_ParserCreate(nil) else {
+            throw StoreError(.internal, "no memory to read the store's answer")
+        }
+        defer { XML_ParserFree(parser) }
+        let builder = XMLTreeBuilder(parser)
+        return try withExtendedLifetime(builder) { () throws(StoreError) in
+            XML_SetUserData(parser, Unmanaged.passUnretained(builder).toOpaque())
+            XML_SetElementHandler(parser, beginElement, endElement)
+            XML_SetCharacterDataHandler(parser, takeText)
+            XML_SetStartDoctypeDeclHandler(parser, refuseDoctype)
+            let status = bytes.withUnsafeBytes { buffer in
+                XML_Parse(parser, buffer.bindMemory(to: CChar.self).baseAddress, Int32(buffer.count), 1)
+            }
+            if let refusal = builder.refusal {
+                throw StoreError(.internal, "the store's answer is no usable XML: \(refusal)")
+            }
+            guard status == XML_STATUS_OK, let root = builder.root else {
+                let reason = XML_ErrorString(XML_GetErrorCode(parser)).map { String(cString: $0) } ?? "no element"
+                let line = XML_GetCurrentLineNumber(parser)
+                throw StoreError(
+                    .internal, "the store's answer is no well-formed XML: \(reason) in line \(line)",
+                    cause: XML_GetErrorCode(parser) == XML_ERROR_BAD_CHAR_REF ? badReference : nil)
+            }
+            return root
+        }
+    }
+}
+
+private final class XMLTreeBuilder {
+    private let parser: XML_Parser
+    private var open: [XMLElement] = []
+    private var count = 0
+    private(set) var root: XMLElement?
+    private(set) var refusal: String?
+
+    init(_ parser: XML_Parser) { self.parser = parser }
+
+    func refuse(_ reason: String) {
+        guard refusal == nil else { return }
+        refusal = reason
+        XML_StopParser(parser, XML_Bool(0))
+    }
+
+    func begin(_ qualifiedName: UnsafePointer<CChar>) {
+        count += 1
+        guard open.count < XMLElement.deepestElement else { return refuse("it is nested too deeply") }
+        guard count <= XMLElement.mostElements else { return refuse("it has too many elements") }
+        let name = String(cString: qualifiedName)
+        open.append(XMLElement(name: name.lastIndex(of: ":").map { String(name[name.index(after: $0)...]) } ?? name))
+    }
+
+    func take(_ text: UnsafeBufferPointer<UInt8>) {
+        guard !open.isEmpty else { return }
+        open[open.count - 1].text += String(decoding: text, as: UTF8.self)
+    }
+
+    func end() {
+        guard refusal == nil, let element = open.popLast() else { return }
+        if open.isEmpty { root = element } else { open[open.count - 1].children.append(element) }
+    }
+}
+
+private func builder(_ pointer: UnsafeMutableRawPointer?) -> XMLTreeBuilder {
+    Unmanaged<XMLTreeBuilder>.fromOpaque(pointer!).takeUnretainedValue()
+}
+
+private func beginElement(
+    _ context: UnsafeMutableRawPointer?, _ name: UnsafePointer<XML_Char>?,
+    _ attributes: UnsafeMutablePointer<UnsafePointer<XML_Char>?>?
+) { builder(context).begin(name!) }
+
+private func endElement(_ context: UnsafeMutableRawPointer?, _ name: UnsafePointer<XML_Char>?) {
+    builder(context).end()
+}
+
+private func takeText(_ context: UnsafeMutableRawPointer?, _ text: UnsafePointer<XML_Char>?, _ length: Int32) {
+    UnsafeRawBufferPointer(start: text, count: Int(length)).withMemoryRebound(to: UInt8.self) {
+        builder(context).take($0)
+    }
+}
+
+private func refuseDoctype(
+    _ context: UnsafeMutableRawPointer?, _ name: UnsafePointer<XML_Char>?, _ systemID: UnsafePointer<XML_Char>?,
+    _ publicID: UnsafePointer<XML_Char>?, _ hasInternalSubset: Int32
+) { builder(context).refuse("it has a document type declaration") }
