@@ -41,12 +41,15 @@ let package = Package(
                 "Threading", "StoreAPI", "Statistics", "CCurl", "COpenSSL", "CExpat",
                 .product(name: "Logging", package: "swift-log"),
             ]),
+        room("Stores", ["Threading", "StoreAPI", "Statistics", "StoreHTTP", "CShim"]),
         room("StoreTesting", ["Threading", "StoreAPI"]),
 
         tests("ThreadingTests", ["Threading"]),
         tests("StatisticsTests", ["Statistics", "Threading"]),
         tests("StoreAPITests", ["StoreAPI", "StoreTesting", "Threading"]),
         tests("StoreHTTPTests", ["StoreHTTP", "StoreAPI", "Statistics", "Threading"]),
+        tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Threading", "CShim"]),
+        tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,0 +1,292 @@
+import Statistics
+package import StoreAPI
+import StoreHTTP
+import Threading
+
+/// Finding out what a server does, by trial: many leave out what they do not know without a word.
+extension S3Store {
+    package func connect() throws(StoreError) {
+        _ = try listKeys(prefix: configuration.prefix, delimiter: true, maximum: 1, after: nil, .root)
+        var probe = Probe(store: self)
+        try probe.run()
+        let outcome = probe
+        state.withLock { state in
+            state.traits = outcome.traits
+            state.capabilities.features = outcome.features
+            state.capabilities.largestObject = outcome.hasParts ? Self.largestObject : Self.largestPart
+            state.capabilities.rangeCopySizes = Self.smallestPart...Self.largestPart
+            state.capabilities.multipartThreshold = outcome.hasParts ? Self.multipartThreshold : nil
+        }
+        let batch = deleteBatch
+        state.withLock { $0.capabilities.deleteBatch = batch }
+    }
+
+    /// 16 MiB: two parts of the usual size. Below it the three more requests cost more than sending in parallel gains.
+    static let multipartThreshold: Int64 = 2 * S3PartPlan.usualPart
+
+    /// Trials with small objects below `.cloudfusion/`, which are removed again.
+    private struct Probe {
+        let store: S3Store
+        var traits: S3Traits
+        var features: StoreCapabilities.Features = [.caseSensitive]
+        var hasParts = false
+        private let path: StorePath
+        private let bytes: [UInt8]
+        private var made: Set<StorePath> = []
+
+        init(store: S3Store) {
+            self.store = store
+            traits = S3Traits(tagIsMD5: store.configuration.isAmazon)
+            let id = UInt64.random(in: 1 << 60...UInt64.max)
+            path = StorePath(".cloudfusion/probe-\(String(id, radix: 16))")!
+            bytes = (0..<64).map { _ in UInt8.random(in: 0...255) }
+        }
+
+        private static let sample = Attributes(
+            mode: 0o640, uid: 1234, gid: 5678, modified: Timestamp(seconds: 1_234_567_890, nanoseconds: 123_456_789),
+            extended: ["user.probe": Array("prüfung".utf8)])
+
+        mutating func run() throws(StoreError) {
+            do throws(StoreError) {
+                try writeFirst()
+            } catch {
+                switch error.code {
+                case .accessDenied, .unsupported, .readOnly, .quotaExceeded, .authenticationFailed:
+                    // Listing was permitted, so the credentials are right: they are for reading only, or the store is full.
+                    // S3 reads ranges by its definition.
+                    features.formUnion([.rangedRead, .consistentListing])
+                    return
+                default: throw error
+                }
+            }
+            do throws(StoreError) {
+                try tryAll()
+                try removeAll()
+            } catch {
+                // The error that ended the trials counts, not one of the clearing away.
+                for path in made { try? store.deleteObject(try store.key(path), path) }
+                throw error
+            }
+        }
+
+        private mutating func tryAll() throws(StoreError) {
+            try tryReading()
+            try tryListing()
+            try tryCopying()
+            try tryCreating()
+            try tryReplacing()
+            try tryParts()
+            try tryDirectories()
+        }
+
+        // MARK: Trials
+
+        /// A PUT in the plainest form, with attributes.
+        private func put(_ path: StorePath, _ bytes: [UInt8], _ headers: [(name: String, value: String)])
+            throws(StoreError) -> HTTPResponse
+        {
+            var call = S3Call(
+                "PUT", try store.key(path), .requestsPut, .storePut, action: "a trial object could not be written",
+                path: path)
+            call.headers = store.description(path, .file, Self.sample).headers
+            call.headers += [("Content-MD5", TextEncoding.base64(Digest.md5(bytes)))] + headers
+            call.body = UploadBody(bytes)
+            // A refusal is an answer here, also one by a server that does not know what is asked.
+            if !headers.isEmpty { call.accepted = [400, 404, 405, 409, 412, 501] }
+            return try store.send(call)
+        }
+
+        private mutating func writeFirst() throws(StoreError) {
+            let response = try put(path, bytes, [])
+            made.insert(path)
+            let head = try store.head(store.key(path), path)
+            let tag = S3Store.tag(response["ETag"]) ?? S3Store.tag(head?["ETag"])
+            let isEncrypted =
+                response["x-amz-server-side-encryption"]?.hasPrefix("aws:kms") == true
+                || response["x-amz-server-side-encryption-customer-algorithm"] != nil
+            traits.tagIsMD5 =
+                isEncrypted ? store.configuration.isAmazon : tag == TextEncoding.hex(Digest.md5(bytes))
+            if let head, keepsAttributes(head) {
+                features.formUnion([.attributes, .extendedAttributes, .specialFiles])
+            }
+        }
+
+        private func keepsAttributes(_ head: HTTPResponse) -> Bool {
+            let found = S3Metadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }
+            return found.attributes == Self.sample && found.kind == .file
+        }
+
+        private mutating func tryReading() throws(StoreError) {
+            let sink = MemorySink(from: 10)
+            let metadata = try store.read(path, ReadRequest(range: 10..<20), into: sink)
+            traits.readsRanges = store.traits.readsRanges
+            if traits.readsRanges, sink.bytes == Array(bytes[10..<20]), metadata.size == Int64(bytes.count) {
+                features.insert(.rangedRead)
+            }
+        }
+
+        private mutating func tryListing() throws(StoreError) {
+            let key = try store.key(path)
+            let listing = try store.listKeys(prefix: key, delimiter: false, maximum: 2, after: nil, path)
+            if listing.objects.map(\.key) == [key] { features.insert(.consistentListing) }
+        }
+
+        private mutating func tryCopying() throws(StoreError) {
+            let copy = sibling("copy")
+            made.insert(copy)
+            guard
+                let copied = try tolerating({ () throws(StoreError) in
+                    _ = try store.copyObject(path, nil, try store.key(copy), copy, [])
+                    return try store.head(try store.key(copy), copy)
+                }), let copied, S3Store.length(copied) == Int64(bytes.count)
+            else { return features.subtract([.attributes, .extendedAttributes, .specialFiles]) }
+            features.insert(.serverSideCopy)
+            let wrong = "\"" + TextEncoding.hex(Digest.md5(bytes + [0])) + "\""
+            var call = S3Call(
+                "PUT", try store.key(copy), .requestsCopy, .storeCopy, action: "a trial copy failed", path: copy)
+            call.headers = [("X-Amz-Copy-Source-If-Match", wrong)] + store.configuration.creationHeaders
+            call.headers += store.configuration.customerKeyHeaders(ofSource: true)
+            call.accepted = [400, 501]
+            do throws(StoreError) { _ = try store.sendCopy(call, from: path, nil) } catch {
+                guard error.code == .preconditionFailed else { throw error }
+                traits.checksCopySource = true
+            }
+            // Where a copy loses attributes, they cannot be changed either.
+            var other = Self.sample
+            other.mode = 0o600
+            let values = S3Metadata.encode(.file, other).values.map { (name: "X-Amz-Meta-" + $0.name, value: $0.value) }
+            let changed = try tolerating { () throws(StoreError) in
+                _ = try store.copyObject(
+                    copy, nil, try store.key(copy), copy, [("X-Amz-Metadata-Directive", "REPLACE")] + values)
+                return try store.head(try store.key(copy), copy)
+            }
+            let found = changed.flatMap { $0 }.map { head in
+                S3Metadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }.attributes
+            }
+            if !keepsAttributes(copied) || found != other {
+                features.subtract([.attributes, .extendedAttributes, .specialFiles])
+            }
+        }
+
+        private mutating func tryCreating() throws(StoreError) {
+            let new = sibling("new")
+            made.insert(new)
+            let created = try put(new, bytes, [("If-None-Match", "*")])
+            guard (200..<300).contains(created.status) else { return }
+            let again = try put(new, [1, 2, 3], [("If-None-Match", "*")])
+            guard again.status == 412, let head = try store.head(store.key(new), new),
+                S3Store.length(head) == Int64(bytes.count)
+            else { return }
+            traits.checksAbsence = true
+            features.insert(.conditionalCreate)
+        }
+
+        private mutating func tryReplacing() throws(StoreError) {
+            for form in [S3Traits.TagForm.quoted, .bare] {
+                func condition(_ tag: String) -> [(name: String, value: String)] {
+                    [("If-Match", form == .quoted ? "\"\(tag)\"" : tag)]
+                }
+                guard let tag = try store.head(store.key(path), path).flatMap({ S3Store.tag($0["ETag"]) }) else {
+                    return
+                }
+                let wrong = TextEncoding.hex(Digest.md5(Array(tag.utf8)))
+                let refused = try put(path, [9], condition(wrong))
+                // Once it has let a wrong tag pass, no form of it means anything.
+                guard refused.status == 412 else { return }
+                let replaced = try put(path, bytes + [UInt8(form == .quoted ? 1 : 2)], condition(tag))
+                guard (200..<300).contains(replaced.status) else { continue }
+                traits.replaceTagForm = form
+                features.insert(.conditionalReplace)
+                return
+            }
+        }
+
+        private mutating func tryParts() throws(StoreError) {
+            let target = sibling("parts")
+            let key = try store.key(target)
+            made.insert(target)
+            guard let id = try tolerating({ () throws(StoreError) in try store.beginTrial(key, target) }) else {
+                return
+            }
+            defer { store.abort(id, key, target) }
+            hasParts = true
+            if traits.tagIsMD5 { features.insert(.resumableUpload) }
+            // Another range than the first bytes, whose MD5 shows whether the header was understood.
+            var call = S3Call(
+                "PUT", key, .requestsCopy, .storeCopy, action: "a trial copy of a range failed", path: target)
+            call.query = [("partNumber", "1"), ("uploadId", id)]
+            call.headers =
+                [("X-Amz-Copy-Source-Range", "bytes=5-24")] + store.configuration.customerKeyHeaders()
+                + store.configuration.customerKeyHeaders(ofSource: true)
+            let source = sibling("new")
+            let isThere = try store.head(store.key(source), source) != nil
+            let from = isThere ? source : path
+            let answer = try tolerating { () throws(StoreError) in try store.sendCopy(call, from: from, nil) }
+            guard let answer, let root = try? XMLElement.parse(answer.body), let tag = S3Store.tag(root["ETag"]?.text)
+            else { return }
+            let expected = TextEncoding.hex(Digest.md5(Array(bytes[5...24])))
+            if tag == expected || (!traits.tagIsMD5 && store.configuration.isAmazon) { features.insert(.rangeCopy) }
+        }
+
+        private mutating func tryDirectories() throws(StoreError) {
+            let directory = sibling("directory")
+            let key = try store.key(directory, asDirectory: true)
+            var call = S3Call(
+                "PUT", key, .requestsPut, .storePut, action: "a trial directory could not be made", path: directory)
+            call.headers = store.description(directory, .directory, Attributes(mode: 0o750)).headers
+            call.body = UploadBody([UInt8]())
+            // It must be shown under its own key, and something must fit below it: a file server behind S3's protocol may
+            // have made a file of it.
+            made.insert(directory)
+            let child = sibling("directory/file")
+            let isThere = try tolerating { () throws(StoreError) in
+                _ = try store.send(call)
+                let found = try store.listKeys(prefix: key, delimiter: false, maximum: 2, after: nil, directory)
+                var isThere = found.objects.map(\.key) == [key]
+                if isThere {
+                    _ = try put(child, bytes, [])
+                    let marker = try store.head(key, directory)
+                    let content = try store.head(try store.key(child), child)
+                    isThere = marker != nil && content != nil
+                    try store.deleteObject(try store.key(child), child)
+                }
+                try store.deleteObject(key, directory)
+                return isThere
+            }
+            traits.keepsDirectories = isThere ?? false
+        }
+
+        /// Takes the trial objects away, and learns whether that goes in bulk.
+        private mutating func removeAll() throws(StoreError) {
+            let paths = Array(made)
+            traits.deletesInBulk = true
+            store.state.withLock { $0.traits.deletesInBulk = true }
+            let answers = store.deleteFiles(paths)
+            for (path, error) in zip(paths, answers) {
+                guard let error else { continue }
+                switch error.code {
+                case .unsupported, .invalidArgument, .accessDenied, .internal:
+                    traits.deletesInBulk = false
+                    try store.deleteObject(try store.key(path), path)
+                default: throw error
+                }
+            }
+        }
+
+        // MARK: Helpers
+
+        private func sibling(_ name: String) -> StorePath { StorePath("\(path)-\(name)")! }
+
+        /// nil where the server refuses, which is what a trial is for; faults of the network are thrown.
+        private func tolerating<Result>(_ body: () throws(StoreError) -> Result) throws(StoreError) -> Result? {
+            do throws(StoreError) {
+                return try body()
+            } catch {
+                switch error.code {
+                case .timedOut, .throttled, .cancelled, .authenticationFailed, .certificateRejected: throw error
+                default: return nil
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+import Statistics
+package import StoreAPI
+import StoreHTTP
+import Threading
+
+extension S3Store {
+    package func put(_ body: UploadBody, at path: StorePath, _ options: PutOptions) throws(StoreError) -> Metadata {
+        guard !path.isRoot else { throw StoreError(.isADirectory, "the root cannot be written as a file", path: path) }
+        let key = try key(path)
+        let size = body.length
+        guard size <= Self.largestObject else {
+            throw StoreError(.tooLarge, "'\(path)' has \(size) bytes: S3 takes \(Self.largestObject)", path: path)
+        }
+        let hasStored = body.segments.contains { if case .stored = $0 { $0.length > 0 } else { false } }
+        let capabilities = capabilities
+        if capabilities.multipartThreshold.map({ size >= $0 || hasStored && size > Self.smallestPart }) ?? false {
+            return try putInParts(body, key, path, options)
+        }
+        try Self.requireWanted(options, path)
+        let local = hasStored ? try fetchingStored(body) : body
+        return try putWhole(local, key, path, options)
+    }
+
+    /// 5 TiB. Source: S3 User Guide, "Amazon S3 multipart upload limits".
+    static let largestObject: Int64 = 5 << 40
+    /// 5 MiB: of a part that is not the last. Source: as above.
+    static let smallestPart: Int64 = 5 << 20
+    /// 5 GiB: of a part, of a PUT and of a copy in one request. Source: as above.
+    static let largestPart: Int64 = 5 << 30
+
+    static func requireWanted(_ options: PutOptions, _ path: StorePath) throws(StoreError) {
+        guard let isWanted = options.isWanted, !isWanted() else { return }
+        throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
+    }
+
+    /// Headers that describe a new object.
+    ///
+    /// - Returns: The attributes that they carry, too: without extended ones when those were too many.
+    func description(_ path: StorePath, _ kind: FileKind, _ attributes: Attributes) -> (
+        headers: [(name: String, value: String)], kept: Attributes
+    ) {
+        var kept = attributes
+        let (values, keepsExtended) = S3Metadata.encode(kind, attributes)
+        if !keepsExtended { kept.extended = nil }
+        let type = kind == .file ? path.name.map { ContentTypes.type(of: $0) } : nil
+        var headers = [("Content-Type", kind == .directory ? ContentTypes.directory : type ?? ContentTypes.unknown)]
+        headers += values.map { ("X-Amz-Meta-" + $0.name, $0.value) }
+        return (headers + configuration.creationHeaders, kept)
+    }
+
+    private func putWhole(_ body: UploadBody, _ key: [UInt8], _ path: StorePath, _ options: PutOptions)
+        throws(StoreError) -> Metadata
+    {
+        let (headers, kept) = description(path, options.kind, options.attributes)
+        let digest = try Digest.md5(body)
+        var call = S3Call("PUT", key, .requestsPut, .storePut, action: "'\(path)' could not be written", path: path)
+        call.headers = headers + [("Content-MD5", TextEncoding.base64(digest))]
+        call.body = body
+        call.isWanted = options.isWanted
+        call.progress = options.progress
+        call.accepted = [404, 412]
+        // Of the repeats of one request only the first may find the condition true: the later ones would be refused
+        // by what the first has done. So a conditional object carries a mark that tells whose it is.
+        let mark = options.condition == .always ? nil : Self.makeMark()
+        let isChecked = try condition(options.condition, key, path, &call.headers)
+        if let mark, isChecked { call.headers.append(("X-Amz-Meta-" + Self.markName, mark)) }
+        if !configuration.isSecure {
+            call.headers.append(("X-Amz-Content-SHA256", TextEncoding.hex(try Digest.sha256(body))))
+        }
+        try Self.requireWanted(options, path)
+        let response = try send(call)
+        switch response.status {
+        case 404 where options.condition != .always: throw Self.notAsExpected(options.condition, path)
+        case 412 where options.condition != .always:
+            guard let mark, let current = try head(key, path), current["x-amz-meta-" + Self.markName] == mark else {
+                throw Self.notAsExpected(options.condition, path)
+            }
+            return metadata(current, size: Self.length(current), isDirectoryKey: false)
+        case 200..<300: break
+        default:
+            throw S3Errors.error(
+                response, call.action, path: path, concernsKey: true, bucket: configuration.bucket)
+        }
+        return try written(response, key, path, body.length, digest, options.kind, kept)
+    }
+
+    /// What the store holds after a PUT, checked against what was sent.
+    private func written(
+        _ response: HTTPResponse, _ key: [UInt8], _ path: StorePath, _ size: Int64, _ digest: [UInt8], _ kind: FileKind,
+        _ attributes: Attributes
+    ) throws(StoreError) -> Metadata {
+        var response = response
+        if Self.tag(response["ETag"]) == nil {
+            guard let current = try head(key, path), Self.length(current) == size else {
+                throw StoreError(
+                    .corrupted, "'\(path)' was written, but is not on the store as it was sent", path: path)
+            }
+            response = current
+        }
+        let tag = Self.tag(response["ETag"])
+        if let found = md5(tag, response), found != digest {
+            throw StoreError(
+                .corrupted,
+                "the store has '\(path)' with the MD5 \(TextEncoding.hex(found)) instead of \(TextEncoding.hex(digest))",
+                path: path)
+        }
+        return Metadata(
+            kind: kind, size: kind == .directory ? 0 : size, modified: Self.modified(response),
+            version: kind == .directory ? nil : tag.map { Version($0) },
+            attributes: capabilities.contains(.attributes) ? attributes : nil, md5: kind == .directory ? nil : digest)
+    }
+
+    // MARK: Conditions
+
+    /// The name of the user metadata that tells which attempt wrote an object under a condition.
+    static let markName = "cloudfusion-write"
+
+    private static func makeMark() -> String {
+        String(UInt64.random(in: 0...UInt64.max), radix: 16) + String(UInt64.random(in: 0...UInt64.max), radix: 16)
+    }
+
+    static func notAsExpected(_ condition: WriteCondition, _ path: StorePath) -> StoreError {
+        switch condition {
+        case .ifVersion(let version): changed(path, version.text)
+        case .ifAbsent, .always:
+            StoreError(.preconditionFailed, "'\(path)' is on the store already", path: path)
+        }
+    }
+
+    /// Has the server check a condition, or checks it now where the server does not.
+    ///
+    /// - Returns: Whether the server does.
+    func condition(
+        _ condition: WriteCondition, _ key: [UInt8], _ path: StorePath, _ headers: inout [(name: String, value: String)]
+    ) throws(StoreError) -> Bool {
+        switch condition {
+        case .always: return false
+        case .ifAbsent:
+            if traits.checksAbsence {
+                headers.append(("If-None-Match", "*"))
+                return true
+            }
+            if try head(key, path) != nil { throw Self.notAsExpected(condition, path) }
+        case .ifVersion(let version):
+            if let form = traits.replaceTagForm {
+                headers.append(("If-Match", form == .quoted ? "\"\(version.text)\"" : version.text))
+                return true
+            }
+            guard let current = try head(key, path), Self.tag(current["ETag"]) == version.text else {
+                throw Self.notAsExpected(condition, path)
+            }
+        }
+        return false
+    }
+
+    // MARK: Stored segments
+
+    /// The body with the bytes of stored objects in it.
+    func fetchingStored(_ body: UploadBody) throws(StoreError) -> UploadBody {
+        var segments: [UploadBody.Segment] = []
+        for segment in body.segments {
+            if case .stored(let path, let version, let range) = segment, !range.isEmpty {
+                segments.append(.bytes(try fetch(path, version, range)))
+            } else if segment.length > 0 {
+                segments.append(segment)
+            }
+        }
+        return UploadBody(segments)
+    }
+
+    func fetch(_ path: StorePath, _ version: Version?, _ range: Range<Int64>) throws(StoreError) -> [UInt8] {
+        let sink = MemorySink(from: range.lowerBound)
+        _ = try read(path, ReadRequest(range: range, version: version), into: sink)
+        guard sink.bytes.count == range.upperBound - range.lowerBound else {
+            throw StoreError(
+                .preconditionFailed, "'\(path)' is shorter than the range \(range) that was to be taken from it",
+                path: path)
+        }
+        return sink.bytes
+    }
+
+    // MARK: Directories
+
+    package func createDirectory(at path: StorePath, _ attributes: Attributes) throws(StoreError) {
+        if path.isRoot { return }
+        let marker = try key(path, asDirectory: true)
+        var attributes = attributes
+        if let existing = try head(marker, path) {
+            let known = S3Metadata.decode(isDirectoryKey: true) { existing["x-amz-meta-" + $0] }.attributes
+            let merged = known.merged(with: attributes)
+            if merged == known { return }
+            attributes = merged
+        } else if try head(try key(path), path) != nil {
+            throw StoreError(.notADirectory, "'\(path)' is a file on the store", path: path)
+        }
+        guard traits.keepsDirectories else { return }
+        _ = try putWhole(UploadBody([UInt8]()), marker, path, PutOptions(kind: .directory, attributes: attributes))
+    }
+}
+
+extension Attributes {
+    /// These, with those of `other` that are not nil in their place.
+    func merged(with other: Attributes) -> Attributes {
+        Attributes(
+            mode: other.mode ?? mode, uid: other.uid ?? uid, gid: other.gid ?? gid,
+            accessed: other.accessed ?? accessed, modified: other.modified ?? modified,
+            changed: other.changed ?? changed, device: other.device ?? device, extended: other.extended ?? extended)
+    }
+}

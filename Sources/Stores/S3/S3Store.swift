@@ -1,0 +1,284 @@
+import Glibc
+package import Statistics
+package import StoreAPI
+package import StoreHTTP
+import Threading
+
+/// A bucket of Amazon S3, or of a server that speaks its protocol, or what lies below a prefix in one.
+///
+/// Keys are paths as they are (``S3KeyCodec``); directories are what keys have in common up to a slash, and empty
+/// objects whose key ends in one; attributes are user metadata (``S3Metadata``). A version is an entity tag without
+/// its quotes. Where a key is an object and a directory at once, the directory is shown.
+///
+/// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/>; what other servers do differently is found out by
+/// ``connect()``.
+///
+/// Locks: `state` and `shadowed` are never held together, nor across a request.
+package final class S3Store: StoreBackend {
+    struct State {
+        var capabilities = StoreCapabilities([.rangedRead, .caseSensitive])
+        var traits = S3Traits()
+        var tuning = StoreTuning()
+    }
+
+    let configuration: S3Configuration
+    let signer: S3Signer
+    let session: HTTPSession
+    private let credentials: AWSCredentialChain?
+    let state: Lock<State>
+    /// Objects that a listing has found to have the key of a directory.
+    let shadowed = Lock<Set<StorePath>>([])
+
+    /// - Throws: ``StoreError``: `.invalidArgument`, naming the setting.
+    package convenience init(_ settings: StoreSettings) throws(StoreError) {
+        try self.init(settings, environment: .ofProcess, statistics: Statistics())
+    }
+
+    /// - Parameter transport: nil: libcurl.
+    package init(
+        _ settings: StoreSettings, environment: AWSEnvironment, statistics: Statistics,
+        transport: (any HTTPTransport)? = nil
+    ) throws(StoreError) {
+        let configuration = try S3Configuration(settings, environment)
+        var options = HTTPClientOptions()
+        options.honoursAWSBundle = true
+        let transport = transport ?? HTTPClient(options, statistics: statistics)
+        let region = configuration.region ?? "us-east-1"
+        self.configuration = configuration
+        credentials = try Self.chain(settings, environment, transport, region)
+        signer = S3Signer(credentials, region: region)
+        session = HTTPSession(transport: transport, signer: signer, statistics: statistics)
+        var state = State()
+        state.capabilities.longestPath = S3KeyCodec.longestKey - configuration.prefix.count
+        state.traits.tagIsMD5 = configuration.isAmazon
+        self.state = Lock(state)
+    }
+
+    package var capabilities: StoreCapabilities { state.withLock { $0.capabilities } }
+    var traits: S3Traits { state.withLock { $0.traits } }
+
+    private static func chain(
+        _ settings: StoreSettings, _ environment: AWSEnvironment, _ transport: any HTTPTransport, _ region: String
+    ) throws(StoreError) -> AWSCredentialChain? {
+        if settings.flag("anonymous") { return nil }
+        if let id = settings["access_key_id"] {
+            guard let secret = settings["secret_access_key"] else {
+                throw StoreError(.invalidArgument, "access_key_id is given, but secret_access_key is not")
+            }
+            let given = AWSCredentials(
+                accessKeyID: id, secretAccessKey: secret, sessionToken: settings["session_token"])
+            return AWSCredentialChain([StaticAWSCredentials(given, name: "the settings")])
+        }
+        if settings["secret_access_key"] != nil {
+            throw StoreError(.invalidArgument, "secret_access_key is given, but access_key_id is not")
+        }
+        let service = AWSTokenService(environment, transport: transport, defaultRegion: region)
+        let profile = ProfileAWSCredentials(environment, profile: settings["profile"], service: service)
+        if settings["profile"] != nil { return AWSCredentialChain([profile]) }
+        return AWSCredentialChain([
+            EnvironmentAWSCredentials(environment), WebIdentityAWSCredentials(environment, service: service), profile,
+            ContainerAWSCredentials(environment, transport: transport),
+            InstanceAWSCredentials(environment, transport: transport),
+        ])
+    }
+
+    // MARK: The account
+
+    package func accountInformation() throws(StoreError) -> [AccountField] {
+        var fields = [
+            AccountField("store", "S3"),
+            AccountField("endpoint", configuration.endpoint ?? "https://s3.\(signer.region).amazonaws.com"),
+            AccountField("region", signer.region), AccountField("bucket", configuration.bucket),
+        ]
+        if !configuration.prefix.isEmpty {
+            fields.append(AccountField("prefix", String(decoding: configuration.prefix, as: UTF8.self)))
+        }
+        fields.append(
+            AccountField("credentials", credentials.map { $0.origin ?? "not needed yet" } ?? "none (anonymous)"))
+        return fields
+    }
+
+    package func tune(_ tuning: StoreTuning) {
+        state.withLock { $0.tuning = tuning }
+        session.tune(tuning)
+    }
+
+    package func reconnect() {
+        credentials?.forget()
+        session.reconnect()
+    }
+
+    package func shutdown() { session.shutdown() }
+}
+
+/// What a server has been seen to do, beyond the capabilities.
+struct S3Traits: Hashable, Sendable {
+    enum TagForm: Sendable { case quoted, bare }
+
+    /// PUT with `If-None-Match: *` is checked.
+    var checksAbsence = false
+    /// How `If-Match` of a PUT wants the entity tag; nil: it is not checked.
+    var replaceTagForm: TagForm?
+    /// Entity tags of 32 hexadecimal digits are the MD5 of the object, unless its encryption says otherwise.
+    var tagIsMD5 = false
+    /// Reads and copies with the entity tag of an object in parts as their condition fail though it is right.
+    var refusesTagsOfParts = false
+    /// Copies check the version of their source.
+    var checksCopySource = false
+    /// GET with `Range` answers with that range, in a way that can be told from the whole object.
+    var readsRanges = true
+    /// Objects whose keys end in a slash can be made.
+    var keepsDirectories = true
+    var deletesInBulk = true
+}
+
+// MARK: Requests
+
+/// A request to S3, before it has a URL and a signature.
+struct S3Call {
+    var method: String
+    /// The whole key; nil: the bucket.
+    var key: [UInt8]?
+    var query: [(name: String, value: String?)] = []
+    var headers: [(name: String, value: String)] = []
+    var body: UploadBody?
+    var sink: (any ReadSink)?
+    var sinkOffset: Int64 = 0
+    var counter: Counter
+    var operation: TimedOperation
+    var isWanted: (@Sendable () -> Bool)?
+    var progress: (@Sendable (Int64) -> Void)?
+    /// What is tried, and on what: for the message of an error.
+    var action: String
+    var path: StorePath?
+    /// Statuses beyond 2xx that are answers too.
+    var accepted: Set<Int> = []
+    /// What is wrong with an answer of a good status; a fault that may pass makes the session ask again.
+    var verify: ((HTTPResponse) -> StoreError?)?
+
+    init(
+        _ method: String, _ key: [UInt8]?, _ counter: Counter, _ operation: TimedOperation, action: String,
+        path: StorePath? = nil
+    ) {
+        self.method = method
+        self.key = key
+        self.counter = counter
+        self.operation = operation
+        self.action = action
+        self.path = path
+    }
+}
+
+extension S3Store {
+    /// Sends a call, to the bucket's region once that has become known.
+    func send(_ call: S3Call) throws(StoreError) -> HTTPResponse {
+        var movedBefore = false
+        while true {
+            let region = signer.region
+            var request = HTTPRequest(
+                call.method, configuration.url(key: call.key, query: call.query, region: region),
+                headers: call.headers, body: call.body, counter: call.counter, operation: call.operation)
+            if configuration.isRequesterPaying { request["X-Amz-Request-Payer"] = "requester" }
+            request.sink = call.sink
+            request.sinkOffset = call.sinkOffset
+            request.isWanted = call.isWanted
+            request.progress = call.progress
+            let response = try session.send(request) { response in
+                if (200..<300).contains(response.status) || call.accepted.contains(response.status) {
+                    return call.verify?(response)
+                }
+                if !movedBefore, Self.otherRegion(response, than: region) != nil { return nil }
+                return S3Errors.error(
+                    response, call.action, path: call.path, concernsKey: call.key != nil, bucket: configuration.bucket)
+            }
+            guard !movedBefore, let other = Self.otherRegion(response, than: region) else { return response }
+            signer.region = other
+            movedBefore = true
+        }
+    }
+
+    /// Where the bucket is, when the server refuses a request because it was sent or signed for another region.
+    private static func otherRegion(_ response: HTTPResponse, than region: String) -> String? {
+        guard [301, 307, 400, 403].contains(response.status), let other = S3ErrorAnswer(response).region,
+            !other.isEmpty, other != region,
+            other.utf8.allSatisfy({ $0 == 0x2d || $0 >= 0x30 && $0 <= 0x39 || $0 >= 0x61 && $0 <= 0x7a })
+        else { return nil }
+        return other
+    }
+
+    /// The key of a path, of an object or of a directory's marker.
+    ///
+    /// - Throws: ``StoreError``: `.invalidName` when it is too long.
+    func key(_ path: StorePath, asDirectory: Bool = false) throws(StoreError) -> [UInt8] {
+        var key = configuration.prefix + S3KeyCodec.key(for: path)
+        if asDirectory, !path.isRoot { key.append(UInt8(ascii: "/")) }
+        guard key.count <= S3KeyCodec.longestKey else {
+            throw StoreError(
+                .invalidName,
+                "'\(path)' makes a key of \(key.count) bytes: S3 takes \(S3KeyCodec.longestKey)", path: path)
+        }
+        return key
+    }
+
+    /// An entity tag as text without quotes; nil when there is none worth the name.
+    static func tag(_ text: String?) -> String? {
+        guard var tag = text?.trimmingSpaces() else { return nil }
+        if tag.hasPrefix("W/") { tag.removeFirst(2) }
+        if tag.count >= 2, tag.hasPrefix("\""), tag.hasSuffix("\"") { tag = String(tag.dropFirst().dropLast()) }
+        return tag.isEmpty ? nil : tag
+    }
+
+    /// The MD5 that an answer's entity tag is; nil when it is something else.
+    func md5(_ tag: String?, _ response: HTTPResponse?) -> [UInt8]? {
+        guard let tag, tag.utf8.count == 32, traits.tagIsMD5 else { return nil }
+        // Under these kinds of encryption the tag has the form of an MD5, and is none.
+        if response?["x-amz-server-side-encryption-customer-algorithm"] != nil { return nil }
+        if response?["x-amz-server-side-encryption"]?.hasPrefix("aws:kms") == true { return nil }
+        return TextEncoding.bytes(hex: tag)
+    }
+
+    /// Metadata of an object from the head of an answer to HEAD or GET.
+    func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata {
+        let description = S3Metadata.decode(isDirectoryKey: isDirectoryKey) { response["x-amz-meta-" + $0] }
+        let kind = description.kind ?? .file
+        let tag = Self.tag(response["ETag"])
+        return Metadata(
+            kind: kind, size: kind == .directory ? 0 : size, modified: Self.modified(response),
+            version: kind == .directory ? nil : tag.map { Version($0) }, attributes: description.attributes,
+            md5: kind == .directory ? nil : md5(tag, response))
+    }
+
+    /// `Last-Modified`, else the time of the answer.
+    static func modified(_ response: HTTPResponse) -> Timestamp {
+        (response["Last-Modified"] ?? response["Date"]).flatMap { Timestamp(httpDate: $0) } ?? .now
+    }
+
+    /// The head of an object.
+    ///
+    /// - Returns: nil when there is none.
+    func head(_ key: [UInt8], _ path: StorePath) throws(StoreError) -> HTTPResponse? {
+        var call = S3Call(
+            "HEAD", key, .requestsHead, .storeHead, action: "the attributes of '\(path)' could not be read", path: path)
+        call.headers = configuration.customerKeyHeaders()
+        call.accepted = [400, 403, 404]
+        let response = try send(call)
+        switch response.status {
+        case 404: return nil
+        case 400, 403: throw try refusal(of: key, path, response)
+        default: return response
+        }
+    }
+
+    /// Why HEAD was refused: its answer has no body that tells, that of GET has.
+    private func refusal(of key: [UInt8], _ path: StorePath, _ response: HTTPResponse) throws(StoreError) -> StoreError
+    {
+        var call = S3Call(
+            "GET", key, .requestsGet, .storeGet, action: "the attributes of '\(path)' could not be read", path: path)
+        call.headers = configuration.customerKeyHeaders() + [("Range", "bytes=0-0")]
+        call.accepted = [404, 416]
+        _ = try send(call)
+        return S3Errors.error(response, call.action, path: path, concernsKey: true, bucket: configuration.bucket)
+    }
+
+    static func length(_ response: HTTPResponse) -> Int64 { response["Content-Length"].flatMap { Int64($0) } ?? 0 }
+}

@@ -1,0 +1,70 @@
+import StoreAPI
+import Testing
+
+@testable import Stores
+
+@Suite("Names as keys")
+struct S3KeyCodecTests {
+    @Test(
+        "a legal name is its own key", arguments: ["a", "Grüße", "日本 語", "100%25", "a+b?c#d", "...", "␀／．", "e\u{301}"])
+    func plain(text: String) {
+        #expect(S3KeyCodec.encode(FileName(text)!) == Array(text.utf8))
+        #expect(S3KeyCodec.decode(Array(text.utf8)) == FileName(text))
+    }
+
+    @Test("what a key cannot hold is quoted as rclone does it")
+    func quoted() {
+        func key(_ bytes: [UInt8]) -> String { String(decoding: S3KeyCodec.encode(FileName(bytes)!), as: UTF8.self) }
+        #expect(key([0x61, 0xff, 0x62]) == "a‛FFb")
+        #expect(key([0x0a]) == "‛0A")
+        #expect(key(Array("it‛s".utf8)) == "it‛‛s")
+        #expect(key([0xed, 0xa0, 0x80]) == "‛ED‛A0‛80")
+        #expect(key([0xef, 0xbf, 0xbf]) == "‛EF‛BF‛BF")
+    }
+
+    @Test(
+        "a key that is the form of no name is refused",
+        arguments: ["", ".", "..", "‛", "‛x", "‛61", "‛ff", "a\nb", "‛E2‛80‛9B", "‛C3‛BC"])
+    func refused(text: String) {
+        #expect(S3KeyCodec.decode(Array(text.utf8)) == nil)
+    }
+
+    @Test("more than 255 bytes are no name, and invalid UTF-8 is no key")
+    func lengths() {
+        #expect(S3KeyCodec.decode([UInt8](repeating: 0x61, count: 256)) == nil)
+        #expect(S3KeyCodec.decode([0x61, 0xff]) == nil)
+    }
+
+    @Test("every name comes back, and two names never have one key")
+    func roundTrip() {
+        let seed = UInt64.random(in: 0...UInt64.max)
+        var random = SplitMix(state: seed)
+        let pieces: [[UInt8]] = [
+            [0x61], [0xff], [0xc3], [0xbc], [0xe2, 0x80, 0x9b], [0xe2], [0x80], [0x9b], [0x41], [0x46], [0x30], [0x0a],
+            [0x7f], [0xef, 0xbf, 0xbe], [0xf0, 0x9f, 0x8e, 0x89], [0x20], [0x2e],
+        ]
+        var names: [[UInt8]: FileName] = [:]
+        for _ in 0..<20_000 {
+            let bytes = (0..<Int.random(in: 1...8, using: &random)).flatMap { _ in pieces.randomElement(using: &random)!
+            }
+            guard let name = FileName(bytes) else { continue }
+            let key = S3KeyCodec.encode(name)
+            #expect(S3KeyCodec.decode(key) == name, "seed \(seed), name \(bytes)")
+            #expect(names[key] == nil || names[key] == name, "seed \(seed), key \(key)")
+            names[key] = name
+            // A key as somebody else may have made it: either it is shown and found again, or it is refused.
+            if let foreign = S3KeyCodec.decode(bytes) { #expect(S3KeyCodec.encode(foreign) == bytes, "seed \(seed)") }
+        }
+    }
+}
+
+struct SplitMix: RandomNumberGenerator {
+    var state: UInt64
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+}

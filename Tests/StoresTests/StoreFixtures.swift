@@ -1,0 +1,97 @@
+import Glibc
+import StoreAPI
+import StoreTesting
+
+@testable import Stores
+
+extension StoreFixture {
+    /// Every kind of store that can be tried on this machine, at this moment.
+    static let all: [StoreFixture] =
+        [.memory, .flatMemory, .faultyMemory, .local("local disk", in: "/var/tmp")]
+        + (isTmpfsUsable ? [.local("local tmpfs", in: "/dev/shm")] : []) + servers.compactMap(s3)
+
+    /// Kinds of stores that cannot be tried here, each with the reason.
+    static let missing: [(name: String, reason: String)] =
+        (isTmpfsUsable ? [] : [("local tmpfs", "/dev/shm keeps no extended attributes (they came with Linux 6.6)")])
+        + servers.filter { s3($0) == nil }.map { ("s3 on \($0.name)", "\($0.variable) is not set") }
+
+    static let memoryFeatures: StoreCapabilities.Features = [
+        .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
+        .directoryMove, .attributes, .extendedAttributes, .attributesInListing, .specialFiles, .realDirectories,
+        .spaceUsage, .caseSensitive, .consistentListing,
+    ]
+
+    static let memory = StoreFixture("memory", features: memoryFeatures) { (MemoryStore(pageSize: 100), {}) }
+
+    static let flatMemory = StoreFixture(
+        "memory without directories", features: memoryFeatures.subtracting(.realDirectories)
+    ) { (MemoryStore(hasRealDirectories: false), {}) }
+
+    static let faultyMemory = StoreFixture("faulty(memory)", features: memoryFeatures) {
+        (FaultyStore(FaultyStore(MemoryStore())), {})
+    }
+
+    /// A directory of its own below `parent`.
+    static func local(_ name: String, in parent: String) -> StoreFixture {
+        StoreFixture(name, features: memoryFeatures) {
+            let directory = try TemporaryDirectory(in: parent)
+            return (LocalStore(path: directory.path, pageSize: 100), { directory.remove() })
+        }
+    }
+
+    private static let isTmpfsUsable: Bool = {
+        guard let directory = try? TemporaryDirectory(in: "/dev/shm") else { return false }
+        defer { directory.remove() }
+        let store = LocalStore(path: directory.path)
+        defer { store.shutdown() }
+        return (try? store.connect()) != nil && store.capabilities.contains(.extendedAttributes)
+    }()
+}
+
+/// A server that the project's test runner may have started.
+struct Server {
+    let name: String
+    /// What is lacking of ``StoreFixture/s3Features``.
+    var lacks: StoreCapabilities.Features = []
+    var deviations: [String: String] = [:]
+    /// Set by the test runner to "endpoint region access_key secret_key bucket".
+    var variable: String { "CLOUDFUSION_TEST_S3_\(name.uppercased())" }
+}
+
+extension StoreFixture {
+    private static let noMarkers = "rclone serve s3 makes a file of a directory's marker"
+
+    static let servers = [
+        Server(name: "radosgw"),
+        // Answers 501 to If-None-Match and If-Match.
+        Server(name: "swift", lacks: [.conditionalCreate, .conditionalReplace]),
+        Server(name: "moto"),
+        // Ignores conditions, answers ranged reads with status 200, and knows no UploadPartCopy with a range.
+        Server(
+            name: "rclone", lacks: [.rangedRead, .conditionalCreate, .conditionalReplace, .rangeCopy],
+            deviations: [
+                "a listing tells what the metadata tells": noMarkers,
+                "an empty directory exists and can be listed": noMarkers,
+            ]),
+    ]
+
+    static let s3Features: StoreCapabilities.Features = [
+        .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .attributes,
+        .extendedAttributes, .specialFiles, .caseSensitive, .resumableUpload, .consistentListing,
+    ]
+
+    /// - Returns: nil when the server was not started.
+    static func s3(_ server: Server) -> StoreFixture? {
+        guard let value = getenv(server.variable) else { return nil }
+        let words = String(cString: value).split(separator: " ").map(String.init)
+        guard words.count == 5 else { return nil }
+        let (name, features) = ("s3 on \(server.name)", s3Features.subtracting(server.lacks))
+        return StoreFixture(name, features: features, deviations: server.deviations) {
+            let settings = try StoreDescriptor.s3.settings(from: [
+                "endpoint": words[0], "region": words[1], "access_key_id": words[2], "secret_access_key": words[3],
+                "bucket_name": words[4], "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
+            ])
+            return (try StoreDescriptor.s3.make(settings), {})
+        }
+    }
+}
