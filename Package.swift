@@ -30,6 +30,7 @@ let package = Package(
     targets: [
         .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CExpat", pkgConfig: "expat", providers: [.apt(["libexpat1-dev"])]),
         .target(name: "CShim", cSettings: systemCalls),
         room("Threading", []),
@@ -42,6 +43,7 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ]),
         room("Stores", ["Threading", "StoreAPI", "Statistics", "StoreHTTP", "CShim"]),
+        room("Catalog", ["Threading", "StoreAPI", "CSQLite"]),
         room("StoreTesting", ["Threading", "StoreAPI"]),
 
         tests("ThreadingTests", ["Threading"]),
@@ -50,6 +52,7 @@ let package = Package(
         tests("StoreHTTPTests", ["StoreHTTP", "StoreAPI", "Statistics", "Threading"]),
         tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Threading", "CShim"]),
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
+        tests("CatalogTests", ["Catalog", "StoreAPI", "Threading"]),
     ],
     swiftLanguageModes: [.v6]
 )

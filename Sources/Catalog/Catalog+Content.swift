@@ -1,0 +1,144 @@
+import StoreAPI
+import Threading
+
+// What is known of the bytes of files: which are in the cache, which are newer than the store's.
+extension Catalog {
+    /// - Returns: nil when the inode is no file, or is gone.
+    package func content(of inode: InodeID) throws(CatalogError) -> ContentRecord? {
+        try read { tables throws(CatalogError) in try tables.contentRecord(inode) }
+    }
+
+    /// Before the first byte of a clean content is changed: marks it dirty, and due.
+    ///
+    /// - Returns: the new generation.
+    package func beginChange(of inode: InodeID) throws(CatalogError) -> Int64 {
+        try write { tables throws(CatalogError) in
+            let record = try tables.existing(inode)
+            try tables.makeDirty(inode, isChanging: true)
+            return try tables.contentChanged(inode, size: record.size)
+        }
+    }
+
+    /// Saves what is known of a content: the file's size and times, and which ranges are here.
+    ///
+    /// - Parameter isChanged: content was changed since the last save: counts as a change for due times.
+    /// - Returns: the generation that the saved state has.
+    package func save(_ state: ContentState, isChanged: Bool) throws(CatalogError) -> Int64 {
+        try write { tables throws(CatalogError) in
+            _ = try tables.existing(state.inode)
+            try tables.count(state.inode, -1)
+            let bytes = state.present.count
+            try tables.database.run(
+                """
+                INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns) VALUES (?1, ?2, 0, ?3, ?4, ?5)
+                ON CONFLICT(inode) DO UPDATE SET dirty = max(dirty, ?2), changing = changing * (1 - ?2), present = ?3,
+                    cached_bytes = ?4, used_ns = ?5
+                """, .int(state.inode.row), SQLValue(isChanged), .blob(state.present.encoded), .int(bytes),
+                .int(tables.now))
+            try tables.count(state.inode, 1)
+            guard isChanged else { return try tables.generations(of: state.inode).content }
+            try tables.database.run(
+                "UPDATE inode SET size_bytes = ?, modified_ns = coalesce(?, modified_ns), changed_ns = ? WHERE id = ?",
+                .int(state.size), SQLValue(state.modified?.nanoseconds), .int(tables.now), .int(state.inode.row))
+            return try tables.contentChanged(state.inode, size: state.size)
+        }
+    }
+
+    /// The inode's cache file was deleted. Only for clean content.
+    package func contentWasEvicted(_ inode: InodeID) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            guard try !tables.isDirty(inode) else { return }
+            try tables.deleteContent(inode)
+        }
+    }
+
+    /// The contents were used now: they are evicted later than others.
+    package func noteUse(of inodes: [InodeID]) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            let now = tables.now
+            for inode in inodes {
+                try tables.database.run("UPDATE content SET used_ns = ? WHERE inode = ?", .int(now), .int(inode.row))
+            }
+        }
+    }
+
+    /// Clean cached contents, least recently used first.
+    package func evictionCandidates(limit: Int) throws(CatalogError) -> [EvictionCandidate] {
+        try read { tables throws(CatalogError) in
+            try tables.database.all(
+                """
+                SELECT inode, cached_bytes, used_ns FROM content WHERE dirty = 0 AND cached_bytes > 0
+                ORDER BY used_ns LIMIT ?
+                """, .int(Int64(limit))
+            ) {
+                EvictionCandidate(
+                    inode: InodeID(UInt64($0.int(0))), cachedBytes: $0.int(1), used: Timestamp(nanoseconds: $0.int(2)))
+            }
+        }
+    }
+
+    package func contentTotals() throws(CatalogError) -> ContentTotals {
+        try read { tables throws(CatalogError) in tables.totals }
+    }
+
+    /// All bytes are in the cache file and must stay there until they are on the store: the content counts as changed.
+    package func pinContent(of inode: InodeID) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            let record = try tables.existing(inode)
+            try tables.makeDirty(inode, isChanging: false)
+            _ = try tables.contentChanged(inode, size: record.size)
+        }
+    }
+}
+
+extension Tables {
+    func makeDirty(_ inode: InodeID, isChanging: Bool) throws(CatalogError) {
+        try count(inode, -1)
+        try database.run(
+            """
+            INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns) VALUES (?1, 1, ?2, x'', 0, ?3)
+            ON CONFLICT(inode) DO UPDATE SET dirty = 1, changing = max(changing, ?2)
+            """, .int(inode.row), SQLValue(isChanging), .int(now))
+        try count(inode, 1)
+    }
+
+    /// The bytes have a new state. Returns its generation.
+    func contentChanged(_ inode: InodeID, size: Int64) throws(CatalogError) -> Int64 {
+        try database.run(
+            "UPDATE inode SET content_generation = content_generation + 1 WHERE id = ?", .int(inode.row))
+        try markNames(of: inode, bytes: size)
+        return try generations(of: inode).content
+    }
+
+    func contentRecord(_ inode: InodeID) throws(CatalogError) -> ContentRecord? {
+        let row = try database.first(
+            """
+            SELECT size_bytes, content_generation, object, source_version, source_size_bytes, dirty, changing, present
+            FROM inode LEFT JOIN content ON content.inode = inode.id WHERE id = ? AND kind = ?
+            """, .int(inode.row), .int(Int64(FileKind.file.rawValue))
+        ) { row throws(CatalogError) in
+            (
+                size: row.int(0), generation: row.int(1), object: row.optionalInt(2), version: row.text(3),
+                sourceSize: row.int(4), isDirty: row.bool(5), isChanging: row.bool(6),
+                present: try presentRanges(row.blob(7) ?? [])
+            )
+        }
+        guard let row else { return nil }
+        return ContentRecord(
+            inode: inode, size: row.size, generation: row.generation, isDirty: row.isDirty, present: row.present,
+            source: try row.object.map { object throws(CatalogError) in
+                try source(object, inode, version: row.version, size: row.sourceSize)
+            },
+            isChanging: row.isChanging)
+    }
+
+    private func source(_ object: Int64, _ inode: InodeID, version: String?, size: Int64) throws(CatalogError)
+        -> ContentSource
+    {
+        guard object != -1 else {
+            // The object is gone. No store has this version, so that the read fails and gives no zeros.
+            return ContentSource(path: try path(of: inode) ?? .root, version: Version("gone"), size: size)
+        }
+        return ContentSource(path: try path(ofObject: object), version: version.map { Version($0) }, size: size)
+    }
+}

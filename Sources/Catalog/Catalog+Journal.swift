@@ -1,0 +1,229 @@
+package import StoreAPI
+package import Threading
+
+// The journal, for the engine that works it off and for people who want to know what is not on the store yet.
+extension Catalog {
+    /// Rows that may be worked on: changed before `dueBefore` or asked for by ``expedite(_:)``, not parked, not
+    /// before their next attempt, and not among `busy`. Expedited ones first, then by age.
+    package func pending(dueBefore: Timestamp, limit: Int, busy: Set<PendingID>) throws(CatalogError) -> [PendingItem] {
+        try read { tables throws(CatalogError) in
+            let rows = try tables.database.all(
+                """
+                SELECT p.id, revision, p.parent, p.name, object, bytes, since_ns, changed_ns, attempts, error, parked,
+                    e.inode
+                FROM pending p LEFT JOIN entry e ON e.parent = p.parent AND e.name = p.name
+                WHERE parked = 0 AND (expedited = 1 OR changed_ns <= ?) AND (retry_ns IS NULL OR retry_ns <= ?)
+                ORDER BY expedited DESC, changed_ns LIMIT ?
+                """, .int(dueBefore.nanoseconds), .int(tables.now), .int(Int64(limit + busy.count))
+            ) { tables.pendingRow($0) }
+            return try tables.items(rows.lazy.filter { !busy.contains(PendingID($0.id)) }.prefix(limit))
+        }
+    }
+
+    /// One row as it stands now; nil when it is done.
+    package func pendingItem(_ id: PendingID) throws(CatalogError) -> PendingItem? {
+        try read { tables throws(CatalogError) in try tables.pendingItem(id.value) }
+    }
+
+    /// All rows, oldest first, for people. Page by offset.
+    package func allPending(offset: Int, limit: Int) throws(CatalogError) -> [PendingItem] {
+        try read { tables throws(CatalogError) in
+            let rows = try tables.database.all(
+                """
+                SELECT p.id, revision, p.parent, p.name, object, bytes, since_ns, changed_ns, attempts, error, parked,
+                    e.inode
+                FROM pending p LEFT JOIN entry e ON e.parent = p.parent AND e.name = p.name
+                ORDER BY p.id LIMIT ? OFFSET ?
+                """, .int(Int64(limit)), .int(Int64(offset))
+            ) { tables.pendingRow($0) }
+            return try tables.items(rows)
+        }
+    }
+
+    package func pendingTotals() throws(CatalogError) -> PendingTotals {
+        try read { tables throws(CatalogError) in
+            try tables.database.first(
+                // Rows are numbered in the order of their first change.
+                "SELECT items, bytes, parked, (SELECT since_ns FROM pending ORDER BY id LIMIT 1) FROM pending_total"
+            ) {
+                PendingTotals(
+                    items: $0.int(0), bytes: $0.int(1), parked: $0.int(2),
+                    oldest: $0.optionalInt(3).map { Timestamp(nanoseconds: $0) })
+            } ?? PendingTotals(items: 0, bytes: 0, parked: 0, oldest: nil)
+        }
+    }
+
+    /// The totals of the rows at and below `path`.
+    package func pendingBelow(_ path: StorePath) throws(CatalogError) -> PendingTotals {
+        guard !path.isRoot else { return try pendingTotals() }
+        return try read { tables throws(CatalogError) in
+            var totals = PendingTotals(items: 0, bytes: 0, parked: 0, oldest: nil)
+            for row in try tables.rows(below: path) {
+                totals.items += 1
+                totals.bytes += row.bytes
+                totals.parked += row.isParked ? 1 : 0
+                totals.oldest = min(totals.oldest ?? row.since, row.since)
+            }
+            return totals
+        }
+    }
+
+    /// When the next row will be due that is not yet, files being held back for `delay` after a change. nil: none
+    /// waits.
+    package func nextDue(delay: Duration) throws(CatalogError) -> Timestamp? {
+        try read { tables throws(CatalogError) in
+            let now = tables.now
+            let held =
+                try tables.database.first(
+                    "SELECT min(changed_ns) FROM pending WHERE parked = 0 AND expedited = 0 AND changed_ns > ?",
+                    .int(now - delay.nanoseconds)
+                ) { $0.optionalInt(0) } ?? nil
+            let retried =
+                try tables.database.first(
+                    "SELECT min(retry_ns) FROM pending WHERE parked = 0 AND retry_ns > ?", .int(now)
+                ) { $0.optionalInt(0) } ?? nil
+            return [held.map { $0 + delay.nanoseconds }, retried].compactMap { $0 }.min()
+                .map { Timestamp(nanoseconds: $0) }
+        }
+    }
+
+    /// Makes everything at and below `path` due at once, parked rows too; nil: everything.
+    ///
+    /// - Returns: how many rows there are.
+    package func expedite(_ path: StorePath?) throws(CatalogError) -> Int {
+        try write { tables throws(CatalogError) in
+            guard let path, !path.isRoot else {
+                try tables.database.run("UPDATE pending SET expedited = 1, parked = 0, retry_ns = NULL")
+                return tables.database.changes
+            }
+            let rows = try tables.rows(below: path)
+            for row in rows {
+                try tables.database.run(
+                    "UPDATE pending SET expedited = 1, parked = 0, retry_ns = NULL WHERE id = ?", .int(row.id))
+            }
+            return rows.count
+        }
+    }
+
+    /// Where an interrupted upload can be taken up again: opaque to all but the store.
+    package func saveCheckpoint(_ state: String?, for item: PendingID) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            try tables.database.run(
+                "UPDATE pending SET checkpoint = ? WHERE id = ?", SQLValue(state), .int(item.value))
+        }
+    }
+
+    package func savedCheckpoint(for item: PendingID) throws(CatalogError) -> String? {
+        try read { tables throws(CatalogError) in
+            try tables.database.first("SELECT checkpoint FROM pending WHERE id = ?", .int(item.value)) { $0.text(0) }
+                ?? nil
+        }
+    }
+
+    /// The step that was planned did not succeed.
+    ///
+    /// - Parameter retryAt: nil parks the row until the file or the settings change.
+    package func failed(_ item: PendingID, revision: Int64, error: String, retryAt: Timestamp?) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            tables.underWay.remove(item.value)
+            try tables.database.run(
+                """
+                UPDATE pending SET attempts = attempts + 1, error = ?, retry_ns = ?, parked = ?
+                WHERE id = ? AND revision = ?
+                """, .text(error), SQLValue(retryAt?.nanoseconds), SQLValue(retryAt == nil), .int(item.value),
+                .int(revision))
+        }
+    }
+}
+
+/// A row of the journal as it is stored.
+struct PendingRow {
+    var id: Int64
+    var revision: Int64
+    var parent: InodeID?
+    var name: [UInt8]?
+    var object: Int64?
+    var bytes: Int64
+    var since: Timestamp
+    var changed: Timestamp
+    var attempts: Int
+    var error: String?
+    var isParked: Bool
+    /// What the name means now.
+    var inode: InodeID?
+}
+
+extension Tables {
+    func pendingRow(_ row: borrowing Row) -> PendingRow {
+        PendingRow(
+            id: row.int(0), revision: row.int(1), parent: row.optionalInt(2).map { InodeID(UInt64($0)) },
+            name: row.blob(3), object: row.optionalInt(4), bytes: row.int(5),
+            since: Timestamp(nanoseconds: row.int(6)), changed: Timestamp(nanoseconds: row.int(7)),
+            attempts: Int(row.int(8)), error: row.text(9), isParked: row.bool(10),
+            inode: row.optionalInt(11).map { InodeID(UInt64($0)) })
+    }
+
+    func pendingRow(id: Int64) throws(CatalogError) -> PendingRow? {
+        try database.first(
+            """
+            SELECT p.id, revision, p.parent, p.name, object, bytes, since_ns, changed_ns, attempts, error, parked,
+                e.inode
+            FROM pending p LEFT JOIN entry e ON e.parent = p.parent AND e.name = p.name WHERE p.id = ?
+            """, .int(id)
+        ) { pendingRow($0) }
+    }
+
+    func pendingItem(_ id: Int64) throws(CatalogError) -> PendingItem? {
+        try items(pendingRow(id: id).map { [$0] } ?? []).first
+    }
+
+    func items(_ rows: some Sequence<PendingRow>) throws(CatalogError) -> [PendingItem] {
+        var items: [PendingItem] = []
+        var places = Places(tables: self)
+        for row in rows {
+            items.append(
+                PendingItem(
+                    id: PendingID(row.id), revision: row.revision, path: try places.path(of: row),
+                    isDeletion: row.object != nil, inode: row.inode, size: row.bytes, since: row.since,
+                    changed: row.changed, attempts: row.attempts, lastError: row.error, isParked: row.isParked))
+        }
+        return items
+    }
+
+    /// Finds the paths of rows; most of them share their directory, whose path is found once.
+    private struct Places {
+        let tables: Tables
+        private var directories: [InodeID: StorePath] = [:]
+
+        init(tables: Tables) { self.tables = tables }
+
+        mutating func path(of row: PendingRow) throws(CatalogError) -> StorePath {
+            guard let parent = row.parent else {
+                guard let object = row.object, try tables.object(object) != nil else { return .root }
+                return try tables.path(ofObject: object)
+            }
+            let directory: StorePath
+            if let known = directories[parent] {
+                directory = known
+            } else {
+                directory = try tables.path(of: parent) ?? .root
+                directories[parent] = directory
+            }
+            return directory.appending(try tables.fileName(row.name))
+        }
+    }
+
+    /// The rows of the journal at and below a path of the namespace (for deletions: of the store).
+    func rows(below path: StorePath) throws(CatalogError) -> [PendingRow] {
+        let rows = try database.all(
+            """
+            SELECT id, revision, parent, name, object, bytes, since_ns, changed_ns, attempts, error, parked, NULL
+            FROM pending
+            """
+        ) { pendingRow($0) }
+        var places = Places(tables: self)
+        var found: [PendingRow] = []
+        for row in rows where try places.path(of: row).isInside(path) { found.append(row) }
+        return found
+    }
+}

@@ -1,0 +1,390 @@
+package import StoreAPI
+import Threading
+
+// What the store says of itself: listings and attributes, merged into the namespace.
+extension Catalog {
+    /// Begins a listing of `directory`, which ``merge(_:into:)`` and ``endListing(_:)`` go on with.
+    ///
+    /// - Returns: nil while the directory lies only here: its listing is what is here.
+    package func beginListing(of directory: InodeID) throws(CatalogError) -> ListingPlan? {
+        try read { tables throws(CatalogError) in
+            guard let object = try tables.place(of: directory) else { return nil }
+            return ListingPlan(
+                directory: directory, path: try tables.path(ofObject: object), object: object, number: tables.now)
+        }
+    }
+
+    /// Takes a page of the listing. A name with a change of ours that the store does not have yet keeps it.
+    package func merge(_ entries: [ListEntry], into listing: ListingPlan) throws(CatalogError) -> [NamespaceChange] {
+        try write { tables throws(CatalogError) in
+            var changes: [NamespaceChange] = []
+            for entry in entries { try tables.merge(entry, into: listing, isDefinite: false, &changes) }
+            return changes
+        }
+    }
+
+    /// All pages have been merged: what was not among them is gone from the store.
+    package func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange] {
+        try write { tables throws(CatalogError) in
+            var changes: [NamespaceChange] = []
+            for object in try tables.unseenObjects(in: listing) {
+                try tables.objectVanished(object, from: listing.directory, &changes)
+            }
+            try tables.database.run(
+                "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(listing.number), .int(listing.directory.row))
+            return changes
+        }
+    }
+
+    /// Marks the directory's listing as not to be trusted any more.
+    package func distrustListing(of directory: InodeID) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            try tables.database.run("UPDATE inode SET listed_ns = NULL WHERE id = ?", .int(directory.row))
+        }
+    }
+
+    /// What the store has to be asked for in `directory`, because the listing did not tell. Page by the last inode.
+    package func unknownAttributes(in directory: InodeID, after: InodeID?, limit: Int) throws(CatalogError)
+        -> [ContentQuestion]
+    {
+        try read { tables throws(CatalogError) in
+            let inodes = try tables.database.all(
+                """
+                SELECT i.id FROM entry e JOIN inode i ON i.id = e.inode
+                WHERE e.parent = ? AND i.id > ? AND known = 0 AND object > 0 ORDER BY i.id LIMIT ?
+                """, .int(directory.row), .int(after?.row ?? 0), .int(Int64(limit))
+            ) { InodeID(UInt64($0.int(0))) }
+            return try inodes.map { inode throws(CatalogError) in try tables.question(inode) }.compactMap { $0 }
+        }
+    }
+
+    /// The question to ask the store for one inode; nil when its attributes are known.
+    package func unknownAttributes(of inode: InodeID) throws(CatalogError) -> ContentQuestion? {
+        try read { tables throws(CatalogError) in try tables.question(inode) }
+    }
+
+    /// The store's answer; `target` for symbolic links. An answer about another version than the catalog knows is
+    /// taken as a listing of it would be.
+    package func learnAttributes(_ metadata: Metadata, target: [UInt8]?, of question: ContentQuestion)
+        throws(CatalogError) -> [NamespaceChange]
+    {
+        try write { tables throws(CatalogError) in
+            guard let record = try tables.inode(question.inode), !record.attributesAreKnown,
+                let object = try tables.object(question.object)
+            else { return [] }
+            var changes: [NamespaceChange] = []
+            if object.version != metadata.version, object.version != nil, metadata.version != nil,
+                let directory = try tables.directory(at: object.parent), let name = object.name
+            {
+                let listing = ListingPlan(
+                    directory: directory, path: question.path, object: object.parent, number: tables.now)
+                try tables.merge(
+                    ListEntry(name: name, metadata: metadata), into: listing, isDefinite: false, &changes)
+                return changes
+            }
+            try tables.learn(metadata, target, record, object.id)
+            return [.attributes(record.id)]
+        }
+    }
+
+    /// The store has, at `path`, a version that this catalog did not know (a precondition failed); nil: nothing is
+    /// there. What to do about it is in the next ``plan(_:)``.
+    package func foundOnStore(_ metadata: Metadata?, at path: StorePath) throws(CatalogError) -> [NamespaceChange] {
+        try write { tables throws(CatalogError) in
+            var place: Int64 = 1
+            for name in path.parent?.components ?? [] {
+                guard let object = try tables.object(name, below: place) else { return [] }
+                place = object.id
+            }
+            guard let name = path.name, let directory = try tables.directory(at: place) else { return [] }
+            var changes: [NamespaceChange] = []
+            if let metadata {
+                let listing = ListingPlan(directory: directory, path: path, object: place, number: tables.now)
+                try tables.merge(ListEntry(name: name, metadata: metadata), into: listing, isDefinite: true, &changes)
+            } else if let object = try tables.object(name, below: place) {
+                try tables.objectVanished(object, from: directory, &changes)
+            }
+            return changes
+        }
+    }
+}
+
+extension Tables {
+    /// How long a listing may lag behind writes, in nanoseconds: what this program wrote so recently is taken neither
+    /// for gone nor for changed by others.
+    private var listingLag: Int64 { capabilities.contains(.consistentListing) ? 0 : 5_000_000_000 }
+
+    private static let ownDirectory = FileName(".cloudfusion")!
+
+    fileprivate func unseenObjects(in listing: ListingPlan) throws(CatalogError) -> [ObjectRow] {
+        try database.all(
+            """
+            SELECT id, parent, name, directory, inode, version, size_bytes, modified_ns, content_generation,
+                attribute_generation, foreign_version, seen_ns, written_ns FROM object
+            WHERE parent = ?1 AND seen_ns < ?2 AND written_ns < ?2 - ?3
+            """, .int(listing.object), .int(listing.number), .int(listingLag)
+        ) { row throws(CatalogError) in try objectRow(row) }
+    }
+
+    /// One line of a listing.
+    ///
+    /// - Parameter isDefinite: the store was asked for just this object, after a write found it changed.
+    func merge(
+        _ entry: ListEntry, into listing: ListingPlan, isDefinite: Bool, _ changes: inout [NamespaceChange]
+    ) throws(CatalogError) {
+        // What this program keeps on the store for itself is no part of the namespace.
+        if listing.directory == .root, entry.name == Self.ownDirectory { return }
+        let metadata = entry.metadata
+        let local = try self.entry(entry.name, in: listing.directory)
+        let pending = local == nil ? nil : try pendingRow(entry.name, in: listing.directory)
+        guard let object = try object(entry.name, below: listing.object) else {
+            if let local {
+                // Made here and there. What a worker is just putting there is ours.
+                if let pending, underWay.contains(pending), !isDefinite { return }
+                if local.kind == .directory, metadata.kind == .directory {
+                    _ = try insertObject(entry, below: listing, inode: nil)
+                } else {
+                    let id = try insertObject(entry, below: listing, inode: nil)
+                    try setForeign(id, isDefinite ? 2 : 1)
+                    if pending == nil { try mark(entry.name, in: listing.directory) }
+                }
+            } else {
+                let departure = departures[Departure(parent: listing.object, name: entry.name)]
+                if let departure, !isDefinite, departure >= listing.number - listingLag { return }
+                try insertForeign(entry, listing, object: nil, &changes)
+            }
+            return
+        }
+        try database.run("UPDATE object SET seen_ns = ? WHERE id = ?", .int(listing.number), .int(object.id))
+        let isSame =
+            object.isDirectory == (metadata.kind == .directory)
+            && (object.isDirectory || sameVersion(object, metadata))
+        if isSame { return }
+        // A listing begun before our own write ended shows what was there before it.
+        if !isDefinite, object.written > listing.number - listingLag { return }
+        if let pending, underWay.contains(pending), !isDefinite { return }
+        try objectChanged(object, entry, listing, local, isDefinite: isDefinite, &changes)
+    }
+
+    private func sameVersion(_ object: ObjectRow, _ metadata: Metadata) -> Bool {
+        if let known = object.version, let told = metadata.version { return known == told }
+        return object.size == metadata.size && object.modified == metadata.modified.nanoseconds
+    }
+
+    /// The store holds another version of a known object.
+    private func objectChanged(
+        _ object: ObjectRow, _ entry: ListEntry, _ listing: ListingPlan, _ local: InodeRecord?, isDefinite: Bool,
+        _ changes: inout [NamespaceChange]
+    ) throws(CatalogError) {
+        let kindChanged = object.isDirectory != (entry.metadata.kind == .directory)
+        if kindChanged {
+            // The old thing is gone and another is there.
+            try objectVanished(object, from: listing.directory, &changes)
+            if try self.object(entry.name, below: listing.object) == nil {
+                try merge(entry, into: listing, isDefinite: isDefinite, &changes)
+            }
+            return
+        }
+        try updateObject(object.id, entry.metadata)
+        guard let local else {
+            // It was removed or moved away here, and changed there since. The change is kept, under its old name.
+            try unmarkDeletion(of: object.id)
+            try insertForeign(entry, listing, object: object.id, &changes)
+            return
+        }
+        if local.id == object.inode, try !isDirty(local.id) {
+            // Our pending change, if any, was one of attributes: of a content that is no more.
+            try database.run(
+                "DELETE FROM pending WHERE parent = ? AND name = ?", .int(listing.directory.row),
+                .blob(entry.name.bytes))
+            try database.run(
+                "DELETE FROM entry WHERE parent = ? AND name = ?", .int(listing.directory.row),
+                .blob(entry.name.bytes))
+            try addLinks(-1, to: local.id)
+            try insertForeign(entry, listing, object: object.id, &changes)
+            changes[changes.count - 1] = .entry(parent: listing.directory, name: entry.name, inode: local.id)
+        } else {
+            // Changed here and there.
+            try database.run("UPDATE object SET inode = NULL WHERE id = ?", .int(object.id))
+            try setForeign(object.id, isDefinite ? 2 : 1)
+            try mark(entry.name, in: listing.directory)
+        }
+    }
+
+    /// An object is not on the store any more: nor is its name, unless a change of ours waits for it.
+    func objectVanished(_ object: ObjectRow, from directory: InodeID, _ changes: inout [NamespaceChange])
+        throws(CatalogError)
+    {
+        guard let name = object.name else { return }
+        let local = try entry(name, in: directory)
+        guard let local,
+            local.kind == .directory ? local.id == (try self.directory(at: object.id)) : local.id == object.inode
+        else {
+            // Moved away here, or to be deleted anyway.
+            if object.isDirectory { try forgetObjects(below: object.id) }
+            try deleteObject(object.id)
+            return
+        }
+        if local.kind == .directory {
+            let keeps = try removeClean(below: local.id, &changes)
+            try forgetObjects(below: object.id)
+            try deleteObject(object.id)
+            if keeps {
+                try mark(name, in: directory)
+                return
+            }
+        } else {
+            let isDirty = try isDirty(local.id)
+            try deleteObject(object.id)
+            if isDirty {
+                try mark(name, in: directory, bytes: local.size)
+                return
+            }
+        }
+        try removeEntry(name, from: directory, of: local)
+        changes.append(.entry(parent: directory, name: name, inode: local.id))
+    }
+
+    /// Removes all entries below a directory that is gone from the store, but for those with changes of ours and the
+    /// directories on the way to them, which are to be made again.
+    ///
+    /// - Returns: whether anything was kept.
+    private func removeClean(below directory: InodeID, _ changes: inout [NamespaceChange]) throws(CatalogError) -> Bool
+    {
+        var keepsAny = false
+        let entries = try database.all(
+            "SELECT name, inode FROM entry WHERE parent = ?", .int(directory.row)
+        ) { row throws(CatalogError) in (try fileName(row.blob(0)), InodeID(UInt64(row.int(1)))) }
+        for (name, id) in entries {
+            let child = try existing(id)
+            let keeps: Bool
+            if child.kind == .directory {
+                let isPending = try pendingRow(name, in: directory) != nil
+                keeps = try removeClean(below: id, &changes) || isPending
+            } else {
+                let isPending = try pendingRow(name, in: directory) != nil
+                let hasBytes = try isDirty(id) ? true : try isComplete(id)
+                keeps = isPending && hasBytes
+            }
+            if keeps {
+                keepsAny = true
+                try mark(name, in: directory)
+            } else {
+                try removeEntry(name, from: directory, of: child)
+                changes.append(.entry(parent: directory, name: name, inode: id))
+            }
+        }
+        return keepsAny
+    }
+
+    private func forgetObjects(below object: Int64) throws(CatalogError) {
+        let children = try database.all("SELECT id, directory FROM object WHERE parent = ?", .int(object)) {
+            ($0.int(0), $0.bool(1))
+        }
+        for (id, isDirectory) in children {
+            if isDirectory { try forgetObjects(below: id) }
+            try deleteObject(id)
+        }
+    }
+
+    func insertObject(_ entry: ListEntry, below listing: ListingPlan, inode: InodeID?) throws(CatalogError) -> Int64 {
+        try database.run(
+            """
+            INSERT INTO object(parent, name, directory, inode, version, size_bytes, modified_ns, seen_ns)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            """, .int(listing.object), .blob(entry.name.bytes), SQLValue(entry.metadata.kind == .directory),
+            SQLValue(inode?.row), SQLValue(entry.metadata.version?.text), .int(entry.metadata.size),
+            .int(entry.metadata.modified.nanoseconds), .int(listing.number))
+        return database.lastInsertedRow
+    }
+
+    func updateObject(_ id: Int64, _ metadata: Metadata) throws(CatalogError) {
+        try database.run(
+            "UPDATE object SET version = ?, size_bytes = ?, modified_ns = ? WHERE id = ?",
+            SQLValue(metadata.version?.text), .int(metadata.size), .int(metadata.modified.nanoseconds), .int(id))
+    }
+
+    private func setForeign(_ object: Int64, _ value: Int64) throws(CatalogError) {
+        try database.run("UPDATE object SET foreign_version = ? WHERE id = ?", .int(value), .int(object))
+    }
+
+    /// A thing that others put on the store becomes a file or directory here.
+    private func insertForeign(
+        _ entry: ListEntry, _ listing: ListingPlan, object known: Int64?, _ changes: inout [NamespaceChange]
+    ) throws(CatalogError) {
+        let metadata = entry.metadata
+        let told = metadata.attributes
+        let isDirectory = metadata.kind == .directory
+        let modified = told?.modified ?? metadata.modified
+        let now = Timestamp(nanoseconds: now)
+        let isKnown = (told != nil && metadata.kind != .symbolicLink) || !capabilities.contains(.attributes)
+        let inode = try insertInode(
+            InodeRecord(
+                id: InodeID(0), kind: metadata.kind, mode: told?.mode ?? 0, uid: told?.uid ?? 0, gid: told?.gid ?? 0,
+                links: isDirectory ? 2 : 1, size: isDirectory ? 0 : metadata.size, device: told?.device ?? 0,
+                accessed: told?.accessed ?? modified, modified: modified, changed: told?.changed ?? modified,
+                created: now, target: nil, attributesAreKnown: isKnown),
+            isTold: (told?.mode != nil, told?.uid != nil, told?.gid != nil))
+        for (name, value) in told?.extended ?? [:] { try insertAttribute(name, value, inode) }
+        try insertEntry(entry.name, in: listing.directory, for: inode)
+        let object: Int64
+        if let known { object = known } else { object = try insertObject(entry, below: listing, inode: inode) }
+        if known != nil {
+            try database.run(
+                "UPDATE object SET inode = ?, content_generation = 0, attribute_generation = 0, foreign_version = 0 WHERE id = ?",
+                .int(inode.row), .int(object))
+        }
+        if isDirectory {
+            try setPlace(of: inode, to: object)
+            try database.run("UPDATE inode SET links = links + 1 WHERE id = ?", .int(listing.directory.row))
+        } else {
+            try setSource(of: inode, object: object, version: metadata.version, size: metadata.size)
+        }
+        changes.append(.entry(parent: listing.directory, name: entry.name, inode: nil))
+    }
+
+    private func insertAttribute(_ name: String, _ value: [UInt8], _ inode: InodeID) throws(CatalogError) {
+        try database.run(
+            "INSERT OR REPLACE INTO attribute(inode, name, value) VALUES (?, ?, ?)", .int(inode.row), .text(name),
+            .blob(value))
+    }
+
+    fileprivate func question(_ inode: InodeID) throws(CatalogError) -> ContentQuestion? {
+        try database.first(
+            """
+            SELECT o.id, o.version, o.size_bytes FROM inode i JOIN object o ON o.id = i.object
+            WHERE i.id = ? AND known = 0
+            """, .int(inode.row)
+        ) { row throws(CatalogError) in
+            ContentQuestion(
+                inode: inode, path: try path(ofObject: row.int(0)), version: row.text(1).map { Version($0) },
+                size: row.int(2), object: row.int(0))
+        }
+    }
+
+    /// What a bare listing left out is known now. Changes made here meanwhile stay.
+    fileprivate func learn(_ metadata: Metadata, _ target: [UInt8]?, _ record: InodeRecord, _ object: Int64)
+        throws(CatalogError)
+    {
+        let told = metadata.attributes ?? Attributes()
+        let isUntouched = try generations(of: record.id).attributes == 0
+        try database.run("UPDATE inode SET known = 1 WHERE id = ?", .int(record.id.row))
+        guard isUntouched else { return }
+        let modified = told.modified ?? metadata.modified
+        let isDirectory = record.kind == .directory
+        // A local change of the bytes counts more than what the store holds.
+        let size = try isDirty(record.id) ? record.size : isDirectory ? 0 : metadata.size
+        try database.run(
+            """
+            UPDATE inode SET kind = ?, mode = ?, uid = ?, gid = ?, device = ?, accessed_ns = ?, modified_ns = ?,
+                changed_ns = ?, target = ?, size_bytes = ? WHERE id = ?
+            """, .int(Int64(isDirectory ? FileKind.directory.rawValue : metadata.kind.rawValue)),
+            SQLValue(told.mode.map { Int64($0 & 0o7777) }), SQLValue(told.uid.map { Int64($0) }),
+            SQLValue(told.gid.map { Int64($0) }), .int(Int64(bitPattern: told.device ?? 0)),
+            .int((told.accessed ?? modified).nanoseconds), .int(modified.nanoseconds),
+            .int((told.changed ?? modified).nanoseconds), SQLValue(target),
+            .int(target.map { Int64($0.count) } ?? size),
+            .int(record.id.row))
+        for (name, value) in told.extended ?? [:] { try insertAttribute(name, value, record.id) }
+    }
+}

@@ -1,0 +1,200 @@
+package import StoreAPI
+import Threading
+
+// What became of the steps that `plan` asked for.
+extension Catalog {
+    /// The content lies on the store now, as `metadata` says.
+    package func uploaded(_ plan: UploadPlan, as metadata: Metadata) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            let placement = Placement(
+                item: plan.item, revision: plan.revision, inode: plan.inode, parentObject: plan.parentObject,
+                parent: plan.entryParent, name: plan.entryName, contentGeneration: plan.contentGeneration,
+                attributeGeneration: plan.attributeGeneration)
+            try tables.causing(plan.item.value) { () throws(CatalogError) in
+                try tables.objectWasPut(placement, metadata)
+            }
+        }
+    }
+
+    package func copied(_ plan: CopyPlan, as metadata: Metadata) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            let placement = Placement(
+                item: plan.item, revision: plan.revision, inode: plan.inode, parentObject: plan.parentObject,
+                parent: plan.entryParent, name: plan.entryName, contentGeneration: plan.contentGeneration,
+                attributeGeneration: plan.attributeGeneration)
+            try tables.causing(plan.item.value) { () throws(CatalogError) in
+                try tables.objectWasPut(placement, metadata)
+            }
+        }
+    }
+
+    package func attributesWereSet(_ plan: AttributesPlan, to metadata: Metadata) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            tables.underWay.remove(plan.item.value)
+            guard let object = try tables.object(plan.object) else { return }
+            if !object.isDirectory { try tables.updateObject(plan.object, metadata) }
+            try tables.database.run(
+                "UPDATE object SET attribute_generation = ?, written_ns = ?3, seen_ns = ?3 WHERE id = ?2",
+                .int(plan.attributeGeneration), .int(plan.object), .int(tables.now))
+            if !object.isDirectory {
+                // The bytes are the same under the new version.
+                try tables.database.run(
+                    "UPDATE inode SET source_version = ? WHERE object = ? AND kind != ?",
+                    SQLValue(metadata.version?.text), .int(plan.object), .int(Int64(FileKind.directory.rawValue)))
+            }
+        }
+    }
+
+    package func directoryWasMade(_ plan: DirectoryPlan) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            tables.underWay.remove(plan.item.value)
+            guard try tables.object(plan.parentObject) != nil else { return }
+            let object: Int64
+            if let known = try tables.object(plan.name, below: plan.parentObject) {
+                object = known.id
+            } else {
+                try tables.database.run(
+                    """
+                    INSERT INTO object(parent, name, directory, size_bytes, modified_ns, seen_ns)
+                    VALUES (?, ?, 1, 0, ?3, ?3)
+                    """, .int(plan.parentObject), .blob(plan.name.bytes), .int(tables.now))
+                object = tables.database.lastInsertedRow
+            }
+            try tables.database.run(
+                "UPDATE object SET attribute_generation = ?, written_ns = ?3, seen_ns = ?3 WHERE id = ?2",
+                .int(plan.attributeGeneration), .int(object), .int(tables.now))
+            guard let record = try tables.inode(plan.inode), record.links > 0 else {
+                // It was removed meanwhile.
+                try tables.causing(plan.item.value) { () throws(CatalogError) in try tables.markDeletion(of: object) }
+                return
+            }
+            try tables.causing(plan.item.value) { () throws(CatalogError) in
+                try tables.childrenChanged(below: plan.parentObject)
+            }
+            // One that moves entry by entry keeps its place until `plan` has found this one.
+            if try tables.place(of: plan.inode) == nil {
+                try tables.setPlace(of: plan.inode, to: object)
+                try tables.database.run(
+                    "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(tables.now), .int(plan.inode.row))
+            }
+        }
+    }
+
+    /// - Parameter metadata: of a file: what lies at its new place.
+    package func moved(_ plan: MovePlan, as metadata: Metadata?) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            tables.underWay.remove(plan.item.value)
+            guard let moved = try tables.object(plan.object) else { return }
+            tables.noteDeparture(of: moved)
+            try tables.causing(plan.item.value) { () throws(CatalogError) in
+                try tables.childrenChanged(below: moved.parent)
+                try tables.childrenChanged(below: plan.parentObject)
+            }
+            if let replaced = try tables.object(plan.name, below: plan.parentObject), replaced.id != plan.object {
+                try tables.deleteObject(replaced.id)
+            }
+            try tables.database.run(
+                "UPDATE object SET parent = ?, name = ?, written_ns = ?4, seen_ns = ?4 WHERE id = ?3",
+                .int(plan.parentObject), .blob(plan.name.bytes), .int(plan.object), .int(tables.now))
+            try tables.unmarkDeletion(of: plan.object)
+            if let metadata, !plan.isDirectory {
+                try tables.updateObject(plan.object, metadata)
+                try tables.database.run(
+                    "UPDATE inode SET source_version = ? WHERE object = ?", SQLValue(metadata.version?.text),
+                    .int(plan.object))
+            }
+        }
+    }
+
+    /// The objects are not on the store any more, or (a directory that others have put something into) not ours.
+    package func deleted(_ plans: [DeletePlan]) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            for plan in plans {
+                tables.underWay.remove(plan.item.value)
+                if let object = try tables.object(plan.object) {
+                    tables.noteDeparture(of: object)
+                    try tables.deleteObject(plan.object)
+                    try tables.causing(plan.item.value) { () throws(CatalogError) in
+                        try tables.childrenChanged(below: object.parent)
+                    }
+                }
+                try tables.database.run("DELETE FROM pending WHERE id = ?", .int(plan.item.value))
+            }
+        }
+    }
+
+    /// Somebody else's version lies under its new name, as `metadata` says: ours may take the old one.
+    package func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
+    {
+        try write { tables throws(CatalogError) in
+            guard let object = try tables.object(plan.object) else { return [] }
+            try tables.database.run(
+                "UPDATE object SET foreign_version = 0, inode = NULL WHERE id = ? AND version IS ?", .int(plan.object),
+                SQLValue(plan.version?.text))
+            var changes: [NamespaceChange] = []
+            let listing = ListingPlan(
+                directory: plan.directory, path: plan.keepPath, object: object.parent, number: tables.now)
+            try tables.merge(
+                ListEntry(name: plan.keepAs, metadata: metadata), into: listing, isDefinite: true, &changes)
+            return changes
+        }
+    }
+}
+
+/// Where an inode's state was put.
+private struct Placement {
+    var item: PendingID
+    var revision: Int64
+    var inode: InodeID
+    var parentObject: Int64
+    var parent: InodeID
+    var name: FileName
+    var contentGeneration: Int64
+    var attributeGeneration: Int64
+}
+
+extension Tables {
+    fileprivate func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
+        underWay.remove(placement.item.value)
+        // The directory may have been listed away meanwhile; then the next listing finds the object.
+        guard try object(placement.parentObject) != nil else { return }
+        try database.run(
+            """
+            INSERT INTO object(parent, name, directory, inode, version, size_bytes, modified_ns, content_generation,
+                attribute_generation, seen_ns, written_ns) VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)
+            ON CONFLICT(parent, name) DO UPDATE SET directory = 0, inode = ?3, version = ?4, size_bytes = ?5,
+                modified_ns = ?6, content_generation = ?7, attribute_generation = ?8, foreign_version = 0, seen_ns = ?9,
+                written_ns = ?9
+            """, .int(placement.parentObject), .blob(placement.name.bytes), .int(placement.inode.row),
+            SQLValue(metadata.version?.text), .int(metadata.size), .int(metadata.modified.nanoseconds),
+            .int(placement.contentGeneration), .int(placement.attributeGeneration), .int(now))
+        guard let object = try object(placement.name, below: placement.parentObject) else { return }
+        // Files whose bytes lay there before have lost them, but for those who are this file.
+        try database.run(
+            "UPDATE inode SET object = -1 WHERE object = ? AND id != ?", .int(object.id), .int(placement.inode.row))
+        try unmarkDeletion(of: object.id)
+        guard let record = try inode(placement.inode) else {
+            // Removed meanwhile.
+            try database.run("UPDATE object SET inode = NULL WHERE id = ?", .int(object.id))
+            try markDeletion(of: object.id)
+            return
+        }
+        try setSource(of: record.id, object: object.id, version: metadata.version, size: metadata.size)
+        if try generations(of: record.id).content == placement.contentGeneration {
+            try count(record.id, -1)
+            try database.run("UPDATE content SET dirty = 0 WHERE inode = ?", .int(record.id.row))
+            try count(record.id, 1)
+        }
+        if try entry(placement.name, in: placement.parent)?.id != record.id {
+            // It has another name now, or none.
+            try markDeletion(of: object.id)
+        }
+        // A file that was changed meanwhile is due again as if that had been its first change.
+        try database.run(
+            """
+            UPDATE pending SET checkpoint = NULL, expedited = CASE WHEN revision = ?2 THEN expedited ELSE 0 END,
+                since_ns = CASE WHEN revision = ?2 THEN since_ns ELSE changed_ns END WHERE id = ?1
+            """, .int(placement.item.value), .int(placement.revision))
+        try childrenChanged(below: placement.parentObject)
+    }
+}

@@ -1,0 +1,382 @@
+import Glibc
+import StoreAPI
+import Threading
+
+// What has to be done next, found by comparing the namespace with what is known of the store.
+extension Catalog {
+    /// What to do for a row of the journal. Rows that need nothing are removed and answered with ``SyncStep/done``.
+    ///
+    /// After every other answer the row counts as under way until an outcome is reported, ``failed(_:revision:error:retryAt:)``
+    /// included.
+    package func plan(_ item: PendingItem) throws(CatalogError) -> SyncStep {
+        try write { tables throws(CatalogError) in
+            guard let row = try tables.pendingRow(id: item.id.value) else { return .done }
+            var planner = Planner(tables: tables, row: row)
+            let step = try tables.causing(row.id) { () throws(CatalogError) in try planner.step() }
+            switch step {
+            case .done:
+                tables.underWay.remove(row.id)
+                try tables.database.run("DELETE FROM pending WHERE id = ?", .int(row.id))
+            case .upload, .copy, .move, .createDirectory, .setAttributes: tables.underWay.insert(row.id)
+            case .delete, .keepConflict, .list, .fetch, .blocked: tables.underWay.remove(row.id)
+            }
+            return step
+        }
+    }
+}
+
+/// Finds the next step for one row of the journal.
+///
+/// The rules that keep bytes safe: an object is overwritten or deleted only when no other file still needs the bytes
+/// in it; what needs them goes first, and where that would wait in a circle (two files that exchanged their names)
+/// the bytes are fetched into the cache. A version that is not ours is kept under another name before ours takes
+/// the place.
+private struct Planner {
+    let tables: Tables
+    let row: PendingRow
+
+    var item: PendingID { PendingID(row.id) }
+
+    mutating func step() throws(CatalogError) -> SyncStep {
+        if let object = row.object { return try deletion(of: object) }
+        guard let parent = row.parent else { return .done }
+        let name = try tables.fileName(row.name)
+        guard let inode = try tables.entry(name, in: parent) else { return .done }
+        if let directory = try misplacedAncestor(of: parent) { return .blocked(by: try rowOfDirectory(directory)) }
+        guard let place = try tables.place(of: parent) else { return .blocked(by: nil) }
+        let slot = Slot(
+            name: name, parent: parent, place: place, object: try tables.object(name, below: place),
+            path: try tables.path(ofObject: place).appending(name))
+        return inode.kind == .directory ? try directory(inode, slot) : try file(inode, slot)
+    }
+
+    /// Where an entry's object belongs, and what lies there.
+    private struct Slot {
+        var name: FileName
+        var parent: InodeID
+        var place: Int64
+        var object: ObjectRow?
+        var path: StorePath
+    }
+
+    /// The outermost directory, from the root to `directory`, that is not on the store where it belongs: what is below
+    /// it waits, so that nothing is put where it would have to be moved from again.
+    private func misplacedAncestor(of directory: InodeID) throws(CatalogError) -> InodeID? {
+        var misplaced: InodeID?
+        var position = directory
+        while position != .root, let step = try tables.parent(of: position) {
+            let place = try tables.place(of: position)
+            let object = try place.map { place throws(CatalogError) in try tables.object(place) } ?? nil
+            let parentPlace = try tables.place(of: step.parent)
+            if object == nil || object?.name != step.name || object?.parent != parentPlace { misplaced = position }
+            position = step.parent
+        }
+        return misplaced
+    }
+
+    private func rowOfDirectory(_ directory: InodeID) throws(CatalogError) -> PendingID? {
+        guard let step = try tables.parent(of: directory) else { return nil }
+        if let id = try tables.pendingRow(step.name, in: step.parent) { return PendingID(id) }
+        try tables.mark(step.name, in: step.parent)
+        return try tables.pendingRow(step.name, in: step.parent).map { PendingID($0) }
+    }
+
+    /// A row of the journal that puts the inode's bytes at one of its names.
+    private func rowOfFile(_ inode: InodeID) throws(CatalogError) -> PendingID? {
+        try tables.database.first(
+            """
+            SELECT p.id FROM entry e JOIN pending p ON p.parent = e.parent AND p.name = e.name WHERE e.inode = ? LIMIT 1
+            """, .int(inode.row)
+        ) { PendingID($0.int(0)) }
+    }
+
+    // MARK: Deletions
+
+    private func deletion(of id: Int64) throws(CatalogError) -> SyncStep {
+        guard let object = try tables.object(id), let name = object.name else { return .done }
+        let holder = try tables.directory(at: object.parent)
+        if let holder, let entry = try tables.entry(name, in: holder),
+            entry.kind == .directory ? object.isDirectory : !object.isDirectory
+        {
+            // The name is in use again: what is made there replaces the object.
+            if try tables.pendingRow(name, in: holder) == nil { try tables.mark(name, in: holder) }
+            return .done
+        }
+        if object.isDirectory {
+            if try tables.directory(at: id) != nil { return .done }
+            if let child = try tables.database.first(
+                "SELECT o.id, p.id FROM object o LEFT JOIN pending p ON p.object = o.id WHERE o.parent = ? LIMIT 1",
+                .int(id), body: { (object: $0.int(0), row: $0.optionalInt(1)) })
+            {
+                if let row = child.row { return .blocked(by: PendingID(row)) }
+                // Nothing in the namespace stands for it any more.
+                try tables.markDeletion(of: child.object)
+                return .blocked(by: nil)
+            }
+        } else if let needy = try inodeThatNeeds(object, but: nil) {
+            // A directory that has to go may lie where the bytes belong, and wait for this.
+            if try isBehindDirectory(needy) { return .fetch(needy) }
+            return .blocked(by: try rowOfFile(needy))
+        }
+        return .delete(
+            DeletePlan(item: item, revision: row.revision, path: try tables.path(ofObject: id), object: id))
+    }
+
+    /// The file, other than `inode`, whose bytes are only in this object.
+    private func inodeThatNeeds(_ object: ObjectRow, but inode: InodeID?) throws(CatalogError) -> InodeID? {
+        let users = try tables.database.all(
+            // Of special files the catalog itself has all that is to be known, once the store was asked.
+            "SELECT id FROM inode WHERE object = ?1 AND (kind = ?2 OR (known = 0 AND kind != ?3))", .int(object.id),
+            .int(Int64(FileKind.file.rawValue)), .int(Int64(FileKind.directory.rawValue))
+        ) { InodeID(UInt64($0.int(0))) }
+        for user in users where user != inode {
+            let isHere = try tables.isDirty(user) ? try tables.isComplete(user) : false
+            if isHere { continue }
+            if try !hasOtherSource(user, than: object.id) { return user }
+        }
+        return nil
+    }
+
+    /// A file with several names has an object for each: another one with the same bytes becomes its source.
+    private func hasOtherSource(_ inode: InodeID, than object: Int64) throws(CatalogError) -> Bool {
+        let other = try tables.database.first(
+            """
+            SELECT o.id, o.version, o.size_bytes FROM object o JOIN inode i ON i.id = o.inode
+            WHERE o.inode = ? AND o.id != ? AND o.content_generation = i.content_generation AND foreign_version = 0
+                AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.object = o.id)
+            """, .int(inode.row), .int(object)
+        ) { (id: $0.int(0), version: $0.text(1).map { Version($0) }, size: $0.int(2)) }
+        guard let other else { return false }
+        try tables.setSource(of: inode, object: other.id, version: other.version, size: other.size)
+        return true
+    }
+
+    /// Whether a directory lies on the store where the file belongs.
+    private func isBehindDirectory(_ inode: InodeID) throws(CatalogError) -> Bool {
+        guard let step = try tables.parent(of: inode), let place = try tables.place(of: step.parent) else {
+            return false
+        }
+        return try tables.object(step.name, below: place)?.isDirectory ?? false
+    }
+
+    // MARK: Directories
+
+    // Directories wait for their parents only, so that nothing can wait in a circle: where a directory of another name
+    // still lies at the place of a new one, both share it until the entries of the other one have left.
+
+    private func directory(_ inode: InodeRecord, _ slot: Slot) throws(CatalogError) -> SyncStep {
+        if let object = slot.object, !object.isDirectory { return try clear(object, for: inode.id) }
+        guard let own = try tables.place(of: inode.id) else {
+            guard let object = slot.object else { return try makeDirectory(inode, slot) }
+            try adopt(object, by: inode.id)
+            return try directory(inode, slot)
+        }
+        if let object = slot.object, object.id == own {
+            guard tables.capabilities.contains(.attributes),
+                object.attributeGeneration != (try tables.generations(of: inode.id)).attributes
+            else { return .done }
+            // What is still to be put into it would change its times again. Nothing in it waits for this row.
+            if tables.capabilities.contains(.realDirectories),
+                let child = try tables.database.first(
+                    "SELECT id FROM pending WHERE parent = ? AND parked = 0 LIMIT 1", .int(inode.id.row),
+                    body: { PendingID($0.int(0)) })
+            {
+                return .blocked(by: child)
+            }
+            return try setAttributes(inode, slot, object)
+        }
+        return try moveDirectory(inode, own, slot)
+    }
+
+    private func adopt(_ object: ObjectRow, by inode: InodeID) throws(CatalogError) {
+        try tables.setPlace(of: inode, to: object.id)
+        try tables.unmarkDeletion(of: object.id)
+        try tables.database.run("UPDATE object SET attribute_generation = -1 WHERE id = ?", .int(object.id))
+    }
+
+    private func makeDirectory(_ inode: InodeRecord, _ slot: Slot) throws(CatalogError) -> SyncStep {
+        .createDirectory(
+            DirectoryPlan(
+                item: item, revision: row.revision, inode: inode.id, target: slot.path,
+                attributes: try tables.storeAttributes(of: inode),
+                attributeGeneration: try tables.generations(of: inode.id).attributes, parentObject: slot.place,
+                name: slot.name))
+    }
+
+    /// The directory lies elsewhere on the store: it was renamed.
+    private func moveDirectory(_ inode: InodeRecord, _ own: Int64, _ slot: Slot) throws(CatalogError) -> SyncStep {
+        let source = try tables.path(ofObject: own)
+        let isShared = try tables.database.exists(
+            "SELECT 1 FROM inode WHERE object = ? AND kind = ? AND links > 0 AND id != ?", .int(own),
+            .int(Int64(FileKind.directory.rawValue)), .int(inode.id.row))
+        if tables.capabilities.contains(.directoryMove), slot.object == nil, !isShared, !slot.path.isInside(source) {
+            return .move(
+                MovePlan(
+                    item: item, revision: row.revision, inode: inode.id, isDirectory: true, source: source,
+                    target: slot.path, object: own, parentObject: slot.place, name: slot.name))
+        }
+        // Entry by entry. All of them have to be known.
+        let isListed = try tables.database.first("SELECT listed_ns FROM inode WHERE id = ?", .int(inode.id.row)) {
+            !$0.isNull(0)
+        }
+        guard isListed == true else { return .list(inode.id) }
+        guard let object = slot.object else { return try makeDirectory(inode, slot) }
+        try adopt(object, by: inode.id)
+        let names = try tables.database.all("SELECT name, inode FROM entry WHERE parent = ?", .int(inode.id.row)) {
+            row throws(CatalogError) in (try tables.fileName(row.blob(0)), InodeID(UInt64(row.int(1))))
+        }
+        for (name, child) in names {
+            let bytes = try tables.inode(child).map { $0.kind == .directory ? 0 : $0.size } ?? 0
+            try tables.mark(name, in: inode.id, bytes: bytes)
+        }
+        try tables.database.run("UPDATE inode SET listed_ns = ? WHERE id = ?", .int(tables.now), .int(inode.id.row))
+        if try tables.directory(at: own) == nil { try tables.markDeletion(of: own) }
+        // Its files there are copied from before they go; one that another directory uses by now stays.
+        let left = try tables.database.all("SELECT id FROM object WHERE parent = ? AND directory = 0", .int(own)) {
+            $0.int(0)
+        }
+        for id in left { try tables.markDeletion(of: id) }
+        return try directory(inode, slot)
+    }
+
+    // MARK: Files
+
+    private func file(_ inode: InodeRecord, _ slot: Slot) throws(CatalogError) -> SyncStep {
+        let generations = try tables.generations(of: inode.id)
+        let isDirty = try tables.isDirty(inode.id) || inode.kind != .file
+        if let object = slot.object {
+            if object.isDirectory { return try clear(object, for: inode.id) }
+            let isInPlace =
+                object.inode == inode.id && object.contentGeneration == generations.content && object.foreign == 0
+            if isInPlace {
+                try tables.unmarkDeletion(of: object.id)
+                guard tables.capabilities.contains(.attributes), object.attributeGeneration != generations.attributes
+                else { return .done }
+                return try setAttributes(inode, slot, object)
+            }
+            if object.foreign != 0 {
+                // Of the same size, it may be ours: written right before a crash. The store decides, by the condition.
+                if object.foreign == 2 || object.size != inode.size
+                    || !tables.capabilities.contains(.conditionalCreate)
+                {
+                    return try keepConflict(slot, object)
+                }
+                return try upload(inode, slot, generations, .ifAbsent)
+            }
+            if let needy = try inodeThatNeeds(object, but: inode.id), (try tables.inode(needy)?.links ?? 0) > 0 {
+                let other = try rowOfFile(needy)
+                let isCircle = try circle(from: needy, to: inode.id)
+                if other == nil || isCircle { return .fetch(needy) }
+                return .blocked(by: other)
+            }
+        }
+        let condition: WriteCondition =
+            slot.object.map { $0.version.map { .ifVersion($0) } ?? .always } ?? .ifAbsent
+        let source = try tables.place(of: inode.id)
+        if !isDirty || (inode.kind != .file && source != nil), let source, source != -1,
+            let object = try tables.object(source), object.id != slot.object?.id
+        {
+            return try bring(inode, object, slot, generations, condition)
+        }
+        return try upload(inode, slot, generations, condition)
+    }
+
+    /// The bytes are on the store, elsewhere.
+    private func bring(
+        _ inode: InodeRecord, _ object: ObjectRow, _ slot: Slot, _ generations: (content: Int64, attributes: Int64),
+        _ condition: WriteCondition
+    ) throws(CatalogError) -> SyncStep {
+        let source = try tables.path(ofObject: object.id)
+        let isLeft = try tables.database.exists("SELECT 1 FROM pending WHERE object = ?", .int(object.id))
+        if tables.capabilities.contains(.atomicMove), isLeft, object.inode == inode.id, slot.object == nil {
+            return .move(
+                MovePlan(
+                    item: item, revision: row.revision, inode: inode.id, isDirectory: false, source: source,
+                    target: slot.path, object: object.id, parentObject: slot.place, name: slot.name))
+        }
+        if tables.capabilities.contains(.serverSideCopy) {
+            return .copy(
+                CopyPlan(
+                    item: item, revision: row.revision, inode: inode.id, source: source, sourceVersion: object.version,
+                    target: slot.path, condition: condition, attributes: try tables.storeAttributes(of: inode),
+                    contentGeneration: generations.content, attributeGeneration: generations.attributes,
+                    parentObject: slot.place, entryParent: slot.parent, entryName: slot.name))
+        }
+        // The upload fetches what is not in the cache.
+        return try upload(inode, slot, generations, condition)
+    }
+
+    private func upload(
+        _ inode: InodeRecord, _ slot: Slot, _ generations: (content: Int64, attributes: Int64),
+        _ condition: WriteCondition
+    ) throws(CatalogError) -> SyncStep {
+        .upload(
+            UploadPlan(
+                item: item, revision: row.revision, inode: inode.id, kind: inode.kind, target: slot.path,
+                condition: condition, attributes: try tables.storeAttributes(of: inode),
+                fixedBody: inode.kind == .file ? nil : inode.target ?? [], contentGeneration: generations.content,
+                attributeGeneration: generations.attributes,
+                checkpoint: try tables.database.first(
+                    "SELECT checkpoint FROM pending WHERE id = ?", .int(row.id), body: { $0.text(0) }) ?? nil,
+                parentObject: slot.place, entryParent: slot.parent, entryName: slot.name))
+    }
+
+    private func setAttributes(_ inode: InodeRecord, _ slot: Slot, _ object: ObjectRow) throws(CatalogError) -> SyncStep
+    {
+        .setAttributes(
+            AttributesPlan(
+                item: item, revision: row.revision, inode: inode.id, path: slot.path, version: object.version,
+                attributes: try tables.storeAttributes(of: inode),
+                attributeGeneration: try tables.generations(of: inode.id).attributes, object: object.id))
+    }
+
+    /// Whether the file at `start`, to be put where it belongs, waits for `inode` to leave: over any number of others.
+    private func circle(from start: InodeID, to inode: InodeID) throws(CatalogError) -> Bool {
+        var position = start
+        for _ in 0..<64 {
+            guard let step = try tables.parent(of: position), let place = try tables.place(of: step.parent),
+                let object = try tables.object(step.name, below: place),
+                let next = try inodeThatNeeds(object, but: position)
+            else { return false }
+            if next == inode { return true }
+            position = next
+        }
+        return true
+    }
+
+    /// Something of the other kind (file or directory) lies at the slot: it has to go first.
+    private func clear(_ object: ObjectRow, for inode: InodeID) throws(CatalogError) -> SyncStep {
+        // To wait until the bytes are where they belong could be to wait in a circle.
+        if !object.isDirectory, let needy = try inodeThatNeeds(object, but: inode) { return .fetch(needy) }
+        if object.isDirectory, let other = try tables.directory(at: object.id), other != inode {
+            return .blocked(by: try rowOfDirectory(other))
+        }
+        try tables.markDeletion(of: object.id)
+        return .blocked(
+            by: try tables.database.first(
+                "SELECT id FROM pending WHERE object = ?", .int(object.id)
+            ) { PendingID($0.int(0)) })
+    }
+
+    /// `NAME.conflict-<host>-<time>`, shortened so that it remains a name.
+    private func keepConflict(_ slot: Slot, _ object: ObjectRow) throws(CatalogError) -> SyncStep {
+        var host = [CChar](repeating: 0, count: 65)
+        gethostname(&host, 64)
+        let hostName = String(decoding: host.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            .prefix(32).map { $0.isLetter || $0.isNumber || $0 == "-" ? String($0) : "-" }.joined()
+        let suffix = Array(".conflict-\(hostName)-\(row.changed.seconds)".utf8)
+        var stem = slot.name.bytes.prefix(255 - suffix.count)
+        // Not in the middle of a character.
+        if stem.count < slot.name.bytes.count {
+            while let last = stem.last, last & 0xC0 == 0x80 { stem.removeLast() }
+            if let last = stem.last, last >= 0xC0 { stem.removeLast() }
+        }
+        guard let name = FileName(stem + suffix), let parentPath = slot.path.parent else {
+            throw CatalogError(.damaged, "no name was found for the conflict copy of '\(slot.path)'")
+        }
+        return .keepConflict(
+            ConflictPlan(
+                item: item, revision: row.revision, path: slot.path, version: object.version, directory: slot.parent,
+                object: object.id, keepAs: name, keepPath: parentPath.appending(name)))
+    }
+}

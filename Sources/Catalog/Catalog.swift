@@ -1,0 +1,127 @@
+import Glibc
+package import StoreAPI
+package import Threading
+
+/// What files and directories show whose store keeps no mode and owner.
+package struct AttributeDefaults: Hashable, Sendable {
+    package var uid: UInt32
+    package var gid: UInt32
+    /// 0 … 0o7777.
+    package var fileMode: UInt32
+    package var directoryMode: UInt32
+    package init(uid: UInt32 = 0, gid: UInt32 = 0, fileMode: UInt32 = 0o644, directoryMode: UInt32 = 0o755) {
+        self.uid = uid
+        self.gid = gid
+        self.fileMode = fileMode
+        self.directoryMode = directoryMode
+    }
+}
+
+/// The file system's namespace, where its bytes are, and what is still to be done on the store; in one SQLite file.
+///
+/// Each call is one transaction, safe from `kill -9` when it returns; ``makeDurable()`` makes everything so far
+/// survive a power loss. Calls may come from any thread; none waits for a store.
+///
+/// Two trees lie side by side. *Entries* and *inodes* are the namespace as its users see it. *Objects* are what is
+/// known to lie on the store. A row of the journal names a place where the two differ; ``plan(_:)`` compares the two
+/// there and answers the next step that brings the store closer. So the journal holds no orders, only places: a
+/// step that was done twice, or not recorded before a crash, is simply found to be done, or done again.
+///
+/// The one lock is a leaf: nothing else is locked and no other component is called while it is held.
+package final class Catalog: Sendable {
+    private let tables: Lock<Tables?>
+    private let log: Int32
+    let clock: any Clock
+
+    /// Opens the catalog at `path`, or makes it, and brings it to the newest format.
+    ///
+    /// - Throws: ``CatalogError``: `.damaged`, `.tooNew`, `.noSpace`.
+    package init(path: String, clock: any Clock) throws(CatalogError) {
+        // For its owner only, also where the umask is wide; SQLite gives the log the same mode.
+        let file = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        if file >= 0 { Glibc.close(file) }
+        let database = try Database(path: path)
+        try Schema.migrate(database)
+        let tables = Tables(database, clock)
+        try tables.makeRoot()
+        try tables.loadTotals()
+        try tables.loadCapabilities()
+        log = dup(database.log)
+        self.clock = clock
+        self.tables = Lock(tables)
+        // The names of the database and its log have to survive a power loss too.
+        let folder = Glibc.open(path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".", O_RDONLY | O_DIRECTORY)
+        if folder >= 0 {
+            fsync(folder)
+            Glibc.close(folder)
+        }
+    }
+
+    deinit { Glibc.close(log) }
+
+    /// Ends the use of the catalog; later calls throw. What was written stays as it is.
+    package func close() { tables.withLock { $0 = nil } }
+
+    /// Makes everything that was done so far survive a loss of power. Many callers share one flush of the disk.
+    package func makeDurable() throws(CatalogError) {
+        // Commits write to the log in order; what a commit needs that was checkpointed before is synced by SQLite.
+        guard fdatasync(log) == 0 else {
+            throw CatalogError(
+                errno == ENOSPC ? .noSpace : .damaged, "the catalog's log: \(String(cString: strerror(errno)))")
+        }
+    }
+
+    /// What the store can do decides what ``plan(_:)`` asks for, and whether a listing has told everything.
+    ///
+    /// Call it before the first listing. It is remembered, for a mount that begins without the store.
+    package func setCapabilities(_ capabilities: StoreCapabilities) throws(CatalogError) {
+        guard try read({ (tables: Tables) throws(CatalogError) in tables.capabilities != capabilities }) else { return }
+        try write { tables throws(CatalogError) in
+            tables.capabilities = capabilities
+            try tables.database.run(
+                "INSERT OR REPLACE INTO note(key, value) VALUES ('features', ?)",
+                .text(String(capabilities.features.rawValue)))
+        }
+    }
+
+    package func setDefaults(_ defaults: AttributeDefaults) { tables.withLock { $0?.defaults = defaults } }
+
+    func read<Result>(_ body: (Tables) throws(CatalogError) -> Result) throws(CatalogError) -> Result {
+        try tables.withLock { (tables: inout Tables?) throws(CatalogError) -> Result in
+            guard let tables else { throw CatalogError(.damaged, "the catalog is closed") }
+            return try body(tables)
+        }
+    }
+
+    func write<Result>(_ body: (Tables) throws(CatalogError) -> Result) throws(CatalogError) -> Result {
+        try read { (tables: Tables) throws(CatalogError) -> Result in
+            let totals = tables.totals
+            do throws(CatalogError) {
+                return try tables.database.transaction { () throws(CatalogError) in try body(tables) }
+            } catch {
+                tables.totals = totals
+                throw error
+            }
+        }
+    }
+
+    // MARK: Identity
+
+    /// A value kept with the catalog: which store it is for, and the like.
+    package func note(_ key: String) throws(CatalogError) -> String? {
+        try read { tables throws(CatalogError) in
+            try tables.database.first("SELECT value FROM note WHERE key = ?", .text(key)) { $0.text(0) } ?? nil
+        }
+    }
+
+    package func setNote(_ key: String, to value: String?) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            if let value {
+                try tables.database.run(
+                    "INSERT OR REPLACE INTO note(key, value) VALUES (?, ?)", .text(key), .text(value))
+            } else {
+                try tables.database.run("DELETE FROM note WHERE key = ?", .text(key))
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+/// The tables, as a list of steps that is only ever appended to: step N makes version N of the format out of N - 1.
+enum Schema {
+    static let steps: [String] = [
+        """
+        CREATE TABLE note(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+        -- Files and directories. Mode, owner: NULL where the store does not say. Times in ns since 1970.
+        CREATE TABLE inode(
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind INTEGER NOT NULL, mode INTEGER, uid INTEGER, gid INTEGER,
+            links INTEGER NOT NULL, size_bytes INTEGER NOT NULL, device INTEGER NOT NULL,
+            accessed_ns INTEGER NOT NULL, modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+            created_ns INTEGER NOT NULL, target BLOB,
+            -- 0: mode, owner, times and kind are still to be asked of the store.
+            known INTEGER NOT NULL,
+            content_generation INTEGER NOT NULL DEFAULT 0, attribute_generation INTEGER NOT NULL DEFAULT 0,
+            -- Of a file: the object that has the bytes which are not in the cache. Of a directory: the object below
+            -- which its entries lie on the store. NULL: not on the store; -1: it was, and is gone.
+            object INTEGER, source_version TEXT, source_size_bytes INTEGER,
+            -- Of a directory: when its last complete listing was begun.
+            listed_ns INTEGER);
+        CREATE INDEX inode_of_object ON inode(object) WHERE object IS NOT NULL;
+        CREATE INDEX inode_without_links ON inode(id) WHERE links = 0;
+
+        -- Names. The id is the directory cookie.
+        CREATE TABLE entry(
+            id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL);
+        CREATE UNIQUE INDEX entry_by_name ON entry(parent, name);
+        CREATE INDEX entry_in_order ON entry(parent, id);
+        CREATE INDEX entry_of_inode ON entry(inode);
+
+        CREATE TABLE attribute(inode INTEGER NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL,
+            PRIMARY KEY(inode, name)) WITHOUT ROWID;
+
+        -- Cached contents: of files whose bytes are here, in part or whole, or newer than the store's.
+        CREATE TABLE content(
+            inode INTEGER PRIMARY KEY, dirty INTEGER NOT NULL, changing INTEGER NOT NULL, present BLOB NOT NULL,
+            cached_bytes INTEGER NOT NULL, used_ns INTEGER NOT NULL);
+        CREATE INDEX content_to_evict ON content(used_ns) WHERE dirty = 0 AND cached_bytes > 0;
+
+        -- What is known to lie on the store: a tree of its own, which follows the namespace.
+        CREATE TABLE object(
+            id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, name BLOB NOT NULL,
+            directory INTEGER NOT NULL, inode INTEGER, version TEXT, size_bytes INTEGER NOT NULL,
+            modified_ns INTEGER NOT NULL,
+            -- Which state of its inode it holds.
+            content_generation INTEGER NOT NULL DEFAULT 0, attribute_generation INTEGER NOT NULL DEFAULT 0,
+            -- 1: a listing showed a version that is not ours where a change of ours is pending. 2: the store said so.
+            foreign_version INTEGER NOT NULL DEFAULT 0,
+            -- When a listing last showed it, and when this program last wrote it.
+            seen_ns INTEGER NOT NULL, written_ns INTEGER NOT NULL DEFAULT 0);
+        CREATE UNIQUE INDEX object_by_name ON object(parent, name);
+        CREATE INDEX object_of_inode ON object(inode) WHERE inode IS NOT NULL;
+
+        -- The journal: a name whose object is not as it should be (parent, name), or an object to delete.
+        CREATE TABLE pending(
+            id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER, name BLOB, object INTEGER,
+            revision INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+            since_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, expedited INTEGER NOT NULL DEFAULT 0,
+            attempts INTEGER NOT NULL DEFAULT 0, error TEXT, retry_ns INTEGER, parked INTEGER NOT NULL DEFAULT 0,
+            checkpoint TEXT);
+        CREATE UNIQUE INDEX pending_name ON pending(parent, name) WHERE parent IS NOT NULL;
+        CREATE UNIQUE INDEX pending_object ON pending(object) WHERE object IS NOT NULL;
+        CREATE INDEX pending_due ON pending(expedited DESC, changed_ns) WHERE parked = 0;
+        CREATE INDEX pending_retry ON pending(retry_ns) WHERE parked = 0 AND retry_ns IS NOT NULL;
+
+        -- What is in the journal, kept up by the triggers: asked for many times a second, also with a million rows.
+        CREATE TABLE pending_total(items INTEGER NOT NULL, bytes INTEGER NOT NULL, parked INTEGER NOT NULL);
+        INSERT INTO pending_total VALUES (0, 0, 0);
+        CREATE TRIGGER pending_added AFTER INSERT ON pending BEGIN
+            UPDATE pending_total SET items = items + 1, bytes = bytes + new.bytes, parked = parked + new.parked;
+        END;
+        CREATE TRIGGER pending_removed AFTER DELETE ON pending BEGIN
+            UPDATE pending_total SET items = items - 1, bytes = bytes - old.bytes, parked = parked - old.parked;
+        END;
+        CREATE TRIGGER pending_changed AFTER UPDATE OF bytes, parked ON pending
+        WHEN new.bytes != old.bytes OR new.parked != old.parked BEGIN
+            UPDATE pending_total
+            SET bytes = bytes + new.bytes - old.bytes, parked = parked + new.parked - old.parked;
+        END;
+
+        INSERT INTO object(id, parent, name, directory, inode, size_bytes, modified_ns, seen_ns)
+            VALUES (1, 0, x'', 1, 2, 0, 0, 0);
+        """
+    ]
+
+    /// Brings a database to the newest version, in one transaction a step.
+    static func migrate(_ database: Database) throws(CatalogError) {
+        let version = try database.first("SELECT version FROM format") { $0.int(0) } ?? 0
+        guard version <= steps.count else {
+            throw CatalogError(
+                .tooNew,
+                "the catalog was made by a newer version of CloudFusion (format \(version), this one knows \(steps.count)): use that version, or another cache_id"
+            )
+        }
+        for number in Int(version)..<steps.count {
+            try database.transaction { () throws(CatalogError) in
+                try database.execute(steps[number])
+                try database.run("DELETE FROM format")
+                try database.run("INSERT INTO format(version) VALUES (?)", .int(Int64(number + 1)))
+            }
+        }
+    }
+}

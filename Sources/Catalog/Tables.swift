@@ -1,0 +1,413 @@
+import StoreAPI
+import Threading
+
+/// The rows behind a ``Catalog``, and what several of its operations do with them. Used under the catalog's lock.
+final class Tables {
+    let database: Database
+    let clock: any Clock
+    var capabilities = StoreCapabilities([])
+    var defaults = AttributeDefaults()
+    var totals = ContentTotals(cachedBytes: 0, dirtyBytes: 0, dirtyFiles: 0)
+    /// Rows of the journal that a worker is carrying out: what a listing shows at their places may be their work.
+    var underWay: Set<Int64> = []
+    /// Times and urgency of the row whose work brings about new rows; nil: a user's change does. See ``causing(_:_:)``.
+    var cause: (since: Int64, changed: Int64, isExpedited: Bool)?
+
+    /// When names were taken from the store by this program, by the object above and the name: a listing that was
+    /// begun before may still show them. In memory: no listing outlasts the process.
+    var departures: [Departure: Int64] = [:]
+
+    struct Departure: Hashable {
+        var parent: Int64
+        var name: FileName
+    }
+
+    init(_ database: Database, _ clock: any Clock) {
+        self.database = database
+        self.clock = clock
+    }
+
+    var now: Int64 { clock.calendar.nanoseconds }
+
+    func makeRoot() throws(CatalogError) {
+        guard try !database.exists("SELECT 1 FROM inode WHERE id = 2") else { return }
+        try database.run(
+            """
+            INSERT INTO inode(id, kind, links, size_bytes, device, accessed_ns, modified_ns, changed_ns, created_ns,
+                known, object) VALUES (2, ?, 2, 0, 0, ?2, ?2, ?2, ?2, 1, 1)
+            """, .int(Int64(FileKind.directory.rawValue)), .int(now))
+    }
+
+    func loadTotals() throws(CatalogError) {
+        totals =
+            try database.first(
+                """
+                SELECT coalesce(sum(cached_bytes), 0), coalesce(sum(dirty * cached_bytes), 0), coalesce(sum(dirty), 0)
+                FROM content
+                """
+            ) { ContentTotals(cachedBytes: $0.int(0), dirtyBytes: $0.int(1), dirtyFiles: $0.int(2)) } ?? totals
+    }
+
+    func loadCapabilities() throws(CatalogError) {
+        let features = try database.first("SELECT value FROM note WHERE key = 'features'") { $0.text(0) } ?? nil
+        if let number = features.flatMap({ UInt32($0) }) {
+            capabilities = StoreCapabilities(.init(rawValue: number))
+        }
+    }
+
+    // MARK: Inodes
+
+    func record(_ row: borrowing Row) throws(CatalogError) -> InodeRecord {
+        guard let kind = FileKind(rawValue: UInt8(truncatingIfNeeded: row.int(1))) else {
+            throw CatalogError(.damaged, "inode \(row.int(0)) has the unknown kind \(row.int(1))")
+        }
+        let isDirectory = kind == .directory
+        return InodeRecord(
+            id: InodeID(UInt64(row.int(0))), kind: kind,
+            mode: row.optionalInt(2).map { UInt32($0) } ?? (isDirectory ? defaults.directoryMode : defaults.fileMode),
+            uid: row.optionalInt(3).map { UInt32($0) } ?? defaults.uid,
+            gid: row.optionalInt(4).map { UInt32($0) } ?? defaults.gid, links: UInt32(row.int(5)), size: row.int(6),
+            device: UInt64(bitPattern: row.int(7)), accessed: Timestamp(nanoseconds: row.int(8)),
+            modified: Timestamp(nanoseconds: row.int(9)), changed: Timestamp(nanoseconds: row.int(10)),
+            created: Timestamp(nanoseconds: row.int(11)), target: row.blob(12), attributesAreKnown: row.bool(13))
+    }
+
+    func inode(_ id: InodeID) throws(CatalogError) -> InodeRecord? {
+        try database.first(
+            """
+            SELECT id, kind, mode, uid, gid, links, size_bytes, device, accessed_ns, modified_ns, changed_ns, created_ns,
+                target, known FROM inode WHERE id = ?
+            """, .int(id.row)
+        ) { row throws(CatalogError) in try record(row) }
+    }
+
+    func existing(_ id: InodeID) throws(CatalogError) -> InodeRecord {
+        guard let record = try inode(id) else { throw CatalogError(.notFound, "there is no inode \(id)") }
+        return record
+    }
+
+    func existingDirectory(_ id: InodeID) throws(CatalogError) -> InodeRecord {
+        let record = try existing(id)
+        guard record.kind == .directory else { throw CatalogError(.notADirectory, "inode \(id) is no directory") }
+        // A directory that was removed while somebody stands in it takes nothing new.
+        guard record.links > 0 else { throw CatalogError(.notFound, "the directory \(id) was removed") }
+        return record
+    }
+
+    func entry(_ name: FileName, in parent: InodeID) throws(CatalogError) -> InodeRecord? {
+        try database.first(
+            """
+            SELECT i.id, kind, mode, uid, gid, links, size_bytes, device, accessed_ns, modified_ns, changed_ns,
+                created_ns, target, known FROM entry JOIN inode i ON i.id = entry.inode WHERE parent = ? AND name = ?
+            """, .int(parent.row), .blob(name.bytes)
+        ) { row throws(CatalogError) in try record(row) }
+    }
+
+    func insertInode(_ record: InodeRecord, isTold: (mode: Bool, uid: Bool, gid: Bool)) throws(CatalogError) -> InodeID
+    {
+        try database.run(
+            """
+            INSERT INTO inode(kind, mode, uid, gid, links, size_bytes, device, accessed_ns, modified_ns, changed_ns,
+                created_ns, target, known) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """, .int(Int64(record.kind.rawValue)), isTold.mode ? .int(Int64(record.mode)) : .null,
+            isTold.uid ? .int(Int64(record.uid)) : .null, isTold.gid ? .int(Int64(record.gid)) : .null,
+            .int(Int64(record.links)), .int(record.size), .int(Int64(bitPattern: record.device)),
+            .int(record.accessed.nanoseconds), .int(record.modified.nanoseconds), .int(record.changed.nanoseconds),
+            .int(record.created.nanoseconds), SQLValue(record.target), SQLValue(record.attributesAreKnown))
+        return InodeID(UInt64(database.lastInsertedRow))
+    }
+
+    func insertEntry(_ name: FileName, in parent: InodeID, for inode: InodeID) throws(CatalogError) {
+        try database.run(
+            "INSERT INTO entry(parent, name, inode) VALUES (?, ?, ?)", .int(parent.row), .blob(name.bytes),
+            .int(inode.row))
+    }
+
+    /// A name was added to or taken from `directory`; `subdirectories` is how many of them were directories.
+    func directoryChanged(_ directory: InodeID, subdirectories: Int64 = 0) throws(CatalogError) {
+        try database.run(
+            "UPDATE inode SET modified_ns = ?1, changed_ns = ?1, links = links + ?2 WHERE id = ?3", .int(now),
+            .int(subdirectories), .int(directory.row))
+    }
+
+    func addLinks(_ change: Int64, to inode: InodeID) throws(CatalogError) {
+        try database.run(
+            "UPDATE inode SET links = max(0, links + ?), changed_ns = ? WHERE id = ?", .int(change), .int(now),
+            .int(inode.row))
+    }
+
+    /// Takes a name away from what it means. An inode without links stays, for those who have it open.
+    func removeEntry(_ name: FileName, from parent: InodeID, of inode: InodeRecord) throws(CatalogError) {
+        try database.run(
+            "DELETE FROM entry WHERE parent = ? AND name = ?", .int(parent.row), .blob(name.bytes))
+        let isDirectory = inode.kind == .directory
+        try addLinks(isDirectory ? -Int64(inode.links) : -1, to: inode.id)
+        try directoryChanged(parent, subdirectories: isDirectory ? -1 : 0)
+        try database.run("DELETE FROM pending WHERE parent = ? AND name = ?", .int(parent.row), .blob(name.bytes))
+    }
+
+    /// Forgets an inode that has no links, and its content.
+    func deleteInode(_ id: InodeID) throws(CatalogError) {
+        try deleteContent(id)
+        try database.run("DELETE FROM attribute WHERE inode = ?", .int(id.row))
+        try database.run("UPDATE object SET inode = NULL WHERE inode = ?", .int(id.row))
+        try database.run("DELETE FROM inode WHERE id = ?", .int(id.row))
+    }
+
+    func hasEntries(_ directory: InodeID) throws(CatalogError) -> Bool {
+        try database.exists("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", .int(directory.row))
+    }
+
+    func parent(of inode: InodeID) throws(CatalogError) -> (parent: InodeID, name: FileName)? {
+        try database.first("SELECT parent, name FROM entry WHERE inode = ? LIMIT 1", .int(inode.row)) {
+            row throws(CatalogError) in (InodeID(UInt64(row.int(0))), try fileName(row.blob(1)))
+        }
+    }
+
+    func fileName(_ bytes: [UInt8]?) throws(CatalogError) -> FileName {
+        guard let bytes, let name = FileName(bytes) else {
+            throw CatalogError(.damaged, "the catalog holds an illegal name")
+        }
+        return name
+    }
+
+    /// The path of a directory or of one of a file's names; nil when it is not linked to the root.
+    func path(of inode: InodeID) throws(CatalogError) -> StorePath? {
+        var names: [FileName] = []
+        var position = inode
+        while position != .root {
+            guard let step = try parent(of: position), names.count < 4096 else { return nil }
+            names.append(step.name)
+            position = step.parent
+        }
+        return names.reversed().reduce(StorePath.root) { $0.appending($1) }
+    }
+
+    // MARK: Content
+
+    func contentCost(_ id: InodeID) throws(CatalogError) -> (dirty: Bool, bytes: Int64)? {
+        try database.first("SELECT dirty, cached_bytes FROM content WHERE inode = ?", .int(id.row)) {
+            ($0.bool(0), $0.int(1))
+        }
+    }
+
+    /// Adds (`sign` 1) or takes away (-1) a content's row in the totals: called around each change of one.
+    func count(_ id: InodeID, _ sign: Int64) throws(CatalogError) {
+        guard let cost = try contentCost(id) else { return }
+        totals.cachedBytes += sign * cost.bytes
+        if cost.dirty {
+            totals.dirtyBytes += sign * cost.bytes
+            totals.dirtyFiles += sign
+        }
+    }
+
+    func deleteContent(_ id: InodeID) throws(CatalogError) {
+        try count(id, -1)
+        try database.run("DELETE FROM content WHERE inode = ?", .int(id.row))
+    }
+
+    func isDirty(_ id: InodeID) throws(CatalogError) -> Bool { try contentCost(id)?.dirty ?? false }
+
+    /// Whether all bytes of the file are in the cache.
+    func isComplete(_ id: InodeID) throws(CatalogError) -> Bool {
+        try database.first(
+            """
+            SELECT coalesce(source_size_bytes, 0), size_bytes, present, object FROM inode
+            LEFT JOIN content ON content.inode = inode.id WHERE id = ?
+            """, .int(id.row)
+        ) { row throws(CatalogError) -> Bool in
+            if row.isNull(3) { return true }
+            let needed = min(row.int(0), row.int(1))
+            guard needed > 0 else { return true }
+            guard let bytes = row.blob(2) else { return false }
+            return try presentRanges(bytes).contains(0..<needed)
+        } ?? true
+    }
+
+    func presentRanges(_ bytes: [UInt8]) throws(CatalogError) -> RangeSet {
+        guard let ranges = RangeSet(encoded: bytes) else {
+            throw CatalogError(.damaged, "the catalog's map of a cached file makes no sense")
+        }
+        return ranges
+    }
+
+    // MARK: Journal
+
+    /// Notes that the store does not have the current state of a name.
+    func mark(_ name: FileName, in parent: InodeID, bytes: Int64 = 0) throws(CatalogError) {
+        try database.run(
+            """
+            INSERT INTO pending(parent, name, bytes, since_ns, changed_ns, expedited) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            ON CONFLICT(parent, name) WHERE parent IS NOT NULL DO UPDATE SET revision = revision + 1,
+                since_ns = min(since_ns, ?4), changed_ns = CASE WHEN ?7 THEN changed_ns ELSE ?5 END,
+                expedited = max(expedited, ?6), bytes = CASE WHEN ?3 > 0 THEN ?3 ELSE bytes END, attempts = 0,
+                retry_ns = NULL, parked = 0
+            """, .int(parent.row), .blob(name.bytes), .int(bytes), .int(cause?.since ?? now),
+            .int(cause?.changed ?? now), SQLValue(cause?.isExpedited ?? false), SQLValue(cause != nil))
+    }
+
+    /// Notes that the store does not have the current state of any name of the inode.
+    func markNames(of inode: InodeID, bytes: Int64 = 0) throws(CatalogError) {
+        let names = try database.all("SELECT parent, name FROM entry WHERE inode = ?", .int(inode.row)) {
+            row throws(CatalogError) in (InodeID(UInt64(row.int(0))), try fileName(row.blob(1)))
+        }
+        for (parent, name) in names { try mark(name, in: parent, bytes: bytes) }
+    }
+
+    /// Notes that an object is to be deleted from the store.
+    func markDeletion(of object: Int64) throws(CatalogError) {
+        try database.run(
+            """
+            INSERT INTO pending(object, since_ns, changed_ns, expedited) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT(object) WHERE object IS NOT NULL DO UPDATE SET revision = revision + 1,
+                since_ns = min(since_ns, ?2), expedited = max(expedited, ?4), attempts = 0, retry_ns = NULL, parked = 0
+            """, .int(object), .int(cause?.since ?? now), .int(cause?.changed ?? now),
+            SQLValue(cause?.isExpedited ?? false))
+    }
+
+    /// Runs `body`; rows of the journal that it adds are as old and as urgent as the row that brings them about:
+    /// whoever waits for that one waits for them too.
+    func causing<Result>(_ row: Int64, _ body: () throws(CatalogError) -> Result) throws(CatalogError) -> Result {
+        cause = try database.first("SELECT since_ns, changed_ns, expedited FROM pending WHERE id = ?", .int(row)) {
+            (since: $0.int(0), changed: $0.int(1), isExpedited: $0.bool(2))
+        }
+        defer { cause = nil }
+        return try body()
+    }
+
+    /// Something was put into or taken from the directory at `object`: where directories are real that changed the
+    /// times of the directory on the store, which are to be set again.
+    func childrenChanged(below object: Int64) throws(CatalogError) {
+        guard object != 1, capabilities.contains([.realDirectories, .attributes]),
+            let directory = try directory(at: object), let place = try parent(of: directory)
+        else { return }
+        try database.run("UPDATE object SET attribute_generation = -1 WHERE id = ?", .int(object))
+        if try pendingRow(place.name, in: place.parent) == nil { try mark(place.name, in: place.parent) }
+    }
+
+    func unmarkDeletion(of object: Int64) throws(CatalogError) {
+        try database.run("DELETE FROM pending WHERE object = ?", .int(object))
+    }
+
+    func pendingRow(_ name: FileName, in parent: InodeID) throws(CatalogError) -> Int64? {
+        try database.first(
+            "SELECT id FROM pending WHERE parent = ? AND name = ?", .int(parent.row), .blob(name.bytes)
+        ) { $0.int(0) }
+    }
+
+    // MARK: Objects
+
+    func objectRow(_ row: borrowing Row) throws(CatalogError) -> ObjectRow {
+        ObjectRow(
+            id: row.int(0), parent: row.int(1), name: row.int(0) == 1 ? nil : try fileName(row.blob(2)),
+            isDirectory: row.bool(3), inode: row.optionalInt(4).map { InodeID(UInt64($0)) },
+            version: row.text(5).map { Version($0) }, size: row.int(6), modified: row.int(7),
+            contentGeneration: row.int(8), attributeGeneration: row.int(9), foreign: row.int(10), seen: row.int(11),
+            written: row.int(12))
+    }
+
+    func object(_ id: Int64) throws(CatalogError) -> ObjectRow? {
+        try database.first(
+            """
+            SELECT id, parent, name, directory, inode, version, size_bytes, modified_ns, content_generation,
+                attribute_generation, foreign_version, seen_ns, written_ns FROM object WHERE id = ?
+            """, .int(id)
+        ) { row throws(CatalogError) in try objectRow(row) }
+    }
+
+    func object(_ name: FileName, below parent: Int64) throws(CatalogError) -> ObjectRow? {
+        try database.first(
+            """
+            SELECT id, parent, name, directory, inode, version, size_bytes, modified_ns, content_generation,
+                attribute_generation, foreign_version, seen_ns, written_ns FROM object WHERE parent = ? AND name = ?
+            """, .int(parent), .blob(name.bytes)
+        ) { row throws(CatalogError) in try objectRow(row) }
+    }
+
+    /// Where an object lies on the store.
+    func path(ofObject id: Int64) throws(CatalogError) -> StorePath {
+        var names: [FileName] = []
+        var position = id
+        while position != 1 {
+            guard let object = try object(position), let name = object.name, names.count < 4096 else {
+                throw CatalogError(.damaged, "object \(position) of the catalog hangs in the air")
+            }
+            names.append(name)
+            position = object.parent
+        }
+        return names.reversed().reduce(StorePath.root) { $0.appending($1) }
+    }
+
+    /// The object of an inode: of a directory where its entries lie, of a file where its bytes are.
+    func place(of inode: InodeID) throws(CatalogError) -> Int64? {
+        try database.first("SELECT object FROM inode WHERE id = ?", .int(inode.row)) { $0.optionalInt(0) } ?? nil
+    }
+
+    func setPlace(of inode: InodeID, to object: Int64?) throws(CatalogError) {
+        try database.run("UPDATE inode SET object = ? WHERE id = ?", SQLValue(object), .int(inode.row))
+    }
+
+    /// Makes the object the place of a file's bytes.
+    func setSource(of inode: InodeID, object: Int64, version: Version?, size: Int64) throws(CatalogError) {
+        try database.run(
+            "UPDATE inode SET object = ?, source_version = ?, source_size_bytes = ? WHERE id = ?", .int(object),
+            SQLValue(version?.text), .int(size), .int(inode.row))
+    }
+
+    /// The object is not on the store any more. Files whose bytes only it had keep that fact, so that their reads
+    /// fail instead of giving zeros.
+    func deleteObject(_ id: Int64) throws(CatalogError) {
+        try database.run(
+            "UPDATE inode SET object = CASE kind WHEN ? THEN NULL ELSE -1 END WHERE object = ?",
+            .int(Int64(FileKind.directory.rawValue)), .int(id))
+        try database.run("DELETE FROM object WHERE id = ?", .int(id))
+        try unmarkDeletion(of: id)
+    }
+
+    /// This program has taken the object away from its name on the store.
+    func noteDeparture(of object: ObjectRow) {
+        guard let name = object.name else { return }
+        let now = now
+        if departures.count >= 100_000 {
+            // No request takes that long.
+            departures = departures.filter { $0.value > now - 600_000_000_000 }
+        }
+        departures[Departure(parent: object.parent, name: name)] = now
+    }
+
+    /// The directory whose entries lie below the object.
+    func directory(at object: Int64) throws(CatalogError) -> InodeID? {
+        try database.first(
+            "SELECT id FROM inode WHERE object = ? AND kind = ? AND links > 0", .int(object),
+            .int(Int64(FileKind.directory.rawValue))
+        ) { InodeID(UInt64($0.int(0))) }
+    }
+
+    func generations(of inode: InodeID) throws(CatalogError) -> (content: Int64, attributes: Int64) {
+        try database.first("SELECT content_generation, attribute_generation FROM inode WHERE id = ?", .int(inode.row)) {
+            ($0.int(0), $0.int(1))
+        } ?? (0, 0)
+    }
+}
+
+/// One thing that is known to lie on the store.
+struct ObjectRow {
+    var id: Int64
+    var parent: Int64
+    /// nil for the root.
+    var name: FileName?
+    var isDirectory: Bool
+    var inode: InodeID?
+    var version: Version?
+    var size: Int64
+    var modified: Int64
+    var contentGeneration: Int64
+    var attributeGeneration: Int64
+    var foreign: Int64
+    var seen: Int64
+    var written: Int64
+}
+
+extension InodeID {
+    var row: Int64 { Int64(bitPattern: value) }
+}

@@ -1,0 +1,425 @@
+import StoreAPI
+import Testing
+import Threading
+
+@testable import Catalog
+
+/// Whatever is done to the namespace, the steps that the catalog plans make the store equal to it, and no file's
+/// bytes are lost on the way. The store here is a dictionary, the cache another: the plans are what is tested.
+@Suite("The planned steps")
+struct ConvergenceTests {
+    static let objectStore: StoreCapabilities.Features = [.attributes, .serverSideCopy, .conditionalCreate]
+    static let diskStore: StoreCapabilities.Features = [
+        .attributes, .atomicMove, .directoryMove, .realDirectories, .serverSideCopy, .conditionalCreate,
+    ]
+    static let plainStore: StoreCapabilities.Features = [.realDirectories]
+
+    @Test(
+        "make the store equal to the namespace after any changes",
+        arguments: [objectStore, diskStore, plainStore], 0..<UInt64(40))
+    func converge(features: StoreCapabilities.Features, seed: UInt64) throws {
+        let world = try World(features, seed: seed)
+        for round in 0..<4 {
+            for _ in 0..<15 { try world.changeSomething() }
+            // Sometimes only a part is brought to the store before the next changes, as if it were slow.
+            if round % 2 == 0 { try world.synchronize(steps: Int.random(in: 0..<30, using: &world.random)) }
+            if round == 1 { try world.catalog.reopen() }
+        }
+        try world.synchronize(steps: .max)
+        try world.compare()
+    }
+
+    @Test("exchange two files and two directories on the store", arguments: [objectStore, diskStore, plainStore])
+    func exchange(features: StoreCapabilities.Features) throws {
+        let world = try World(features, seed: 1)
+        try world.write("a", "first")
+        try world.write("b", "second")
+        for directory in ["x", "y"] {
+            try world.makeDirectory(directory)
+            try world.write("\(directory)/same", "in \(directory)")
+            try world.write("\(directory)/only-\(directory)", "more in \(directory)")
+        }
+        try world.synchronize(steps: .max)
+        world.evictAll()
+        _ = try world.catalog.catalog.rename(name("a"), in: .root, to: name("b"), in: .root, .exchange)
+        _ = try world.catalog.catalog.rename(name("x"), in: .root, to: name("y"), in: .root, .exchange)
+        try world.synchronize(steps: .max)
+        try world.compare()
+        #expect(world.store["b"] == .file("first"))
+        #expect(world.store["y/same"] == .file("in x"))
+    }
+
+    @Test("move no bytes for a rename of a directory, where the store can copy", arguments: [objectStore, diskStore])
+    func renameDirectory(features: StoreCapabilities.Features) throws {
+        let world = try World(features, seed: 2)
+        try world.makeDirectory("old")
+        try world.makeDirectory("old/deep")
+        for number in 0..<50 { try world.write("old/deep/\(number)", "content \(number)") }
+        try world.synchronize(steps: .max)
+        world.evictAll()
+        world.uploads = 0
+        world.downloads = 0
+        _ = try world.catalog.catalog.rename(name("old"), in: .root, to: name("new"), in: .root, .replace)
+        try world.synchronize(steps: .max)
+        try world.compare()
+        #expect(world.store["new/deep/7"] == .file("content 7"))
+        #expect(world.uploads == 0 && world.downloads == 0)
+    }
+
+    @Test("keep another's version of a file that was changed on both sides", arguments: [objectStore, plainStore])
+    func conflict(features: StoreCapabilities.Features) throws {
+        let world = try World(features, seed: 3)
+        try world.write("report", "base")
+        try world.synchronize(steps: .max)
+        world.catalog.clock.advance(by: .seconds(60))
+        world.putByOthers("report", "theirs, longer")
+        try world.write("report", "mine")
+        try world.list(.root)
+        try world.synchronize(steps: .max)
+        #expect(world.store["report"] == .file("mine"))
+        let copies = world.store.filter { $0.key.hasPrefix("report.conflict-") }
+        #expect(copies.map(\.value) == [.file("theirs, longer")])
+        try world.compare()
+    }
+
+    @Test("show what others put, changed and removed, and keep what was changed here")
+    func changesByOthers() throws {
+        let world = try World(Self.objectStore, seed: 4)
+        for file in ["stays", "goes", "changes", "mine"] { try world.write(file, file) }
+        try world.synchronize(steps: .max)
+        world.catalog.clock.advance(by: .seconds(60))
+        let before = try #require(try world.catalog.catalog.lookup(name("changes"), in: .root).inode)
+        world.putByOthers("new", "new")
+        world.putByOthers("changes", "changed by others")
+        world.removeByOthers("goes")
+        world.removeByOthers("mine")
+        try world.write("mine", "changed here")
+        let changes = try world.list(.root)
+        #expect(changes.contains(.entry(parent: .root, name: name("goes"), inode: changes.inode(of: "goes"))))
+        let catalog = world.catalog.catalog
+        #expect(try catalog.lookup(name("goes"), in: .root).inode == nil)
+        #expect(try catalog.lookup(name("new"), in: .root).inode?.size == 3)
+        let after = try #require(try catalog.lookup(name("changes"), in: .root).inode)
+        #expect(after.id != before.id && after.size == 17)
+        try world.synchronize(steps: .max)
+        #expect(world.store["mine"] == .file("changed here"))
+        #expect(world.store["goes"] == nil)
+    }
+}
+
+extension [NamespaceChange] {
+    fileprivate func inode(of wanted: String) -> InodeID? {
+        for case .entry(_, let name, let inode) in self where name.description == wanted { return inode }
+        return nil
+    }
+}
+
+/// A catalog, a store that is a dictionary, and a cache that is another.
+private final class World {
+    enum Thing: Equatable { case directory, file(String) }
+
+    let catalog: TemporaryCatalog
+    var random: SeededRandom
+    var store: [String: Thing] = [:]
+    private var versions: [String: Int] = [:]
+    private var nextVersion = 1
+    /// Bytes in the cache, by inode; and what each file should hold, by inode.
+    private var cache: [InodeID: String] = [:]
+    private var truth: [InodeID: String] = [:]
+    var uploads = 0
+    var downloads = 0
+    /// What was done, for the message of a failure.
+    private var trace: [String] = []
+    private let features: StoreCapabilities.Features
+
+    init(_ features: StoreCapabilities.Features, seed: UInt64) throws {
+        self.features = features
+        catalog = try TemporaryCatalog(features)
+        random = SeededRandom(seed)
+    }
+
+    // MARK: Changes of the namespace
+
+    private func resolve(_ text: String) throws -> (InodeID, FileName) {
+        let path = path(text)
+        let parent = try #require(try catalog.catalog.inode(at: path.parent!))
+        return (parent.id, path.name!)
+    }
+
+    func makeDirectory(_ text: String) throws {
+        let (parent, name) = try resolve(text)
+        _ = try catalog.catalog.create(
+            NewInode(kind: .directory, mode: 0o755, uid: 0, gid: 0), named: name, in: parent)
+    }
+
+    func write(_ text: String, _ content: String) throws {
+        let (parent, name) = try resolve(text)
+        let record =
+            try catalog.catalog.lookup(name, in: parent).inode
+            ?? catalog.catalog.create(NewInode(kind: .file, mode: 0o644, uid: 0, gid: 0), named: name, in: parent)
+        try change(record.id, content)
+    }
+
+    private func change(_ inode: InodeID, _ content: String) throws {
+        _ = try catalog.catalog.beginChange(of: inode)
+        let size = Int64(content.utf8.count)
+        _ = try catalog.catalog.save(
+            ContentState(inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: nil),
+            isChanged: true)
+        cache[inode] = content
+        truth[inode] = content
+    }
+
+    /// All paths below the root, directories before what is in them.
+    private func tree() throws -> [(path: String, inode: InodeRecord)] {
+        var found: [(String, InodeRecord)] = []
+        func walk(_ directory: InodeID, _ prefix: String) throws {
+            for entry in try catalog.catalog.entries(of: directory, after: 0, limit: 10_000) {
+                let path = prefix + entry.name.description
+                found.append((path, entry.inode))
+                if entry.inode.kind == .directory { try walk(entry.inode.id, path + "/") }
+            }
+        }
+        try walk(.root, "")
+        return found
+    }
+
+    func changeSomething() throws {
+        let tree = try tree()
+        let directories = [""] + tree.filter { $0.inode.kind == .directory }.map { $0.path + "/" }
+        let new = directories.randomElement(using: &random)! + "\(Int.random(in: 0..<6, using: &random))"
+        let old = tree.randomElement(using: &random)
+        let catalog = catalog.catalog
+        do throws(CatalogError) {
+            switch Int.random(in: 0..<10, using: &random) {
+            case 0, 1: try? makeDirectory(new)
+            case 2, 3, 4:
+                let isDirectory = tree.contains { $0.path == new && $0.inode.kind == .directory }
+                if !isDirectory { try? write(new, "content \(random.next() % 1000)") }
+            case 5:
+                guard let old, let place = try? resolve(old.path) else { return }
+                _ = try catalog.remove(place.1, from: place.0, isDirectory: old.inode.kind == .directory)
+            case 6, 7, 8:
+                guard let old, let from = try? resolve(old.path), let to = try? resolve(new) else { return }
+                let exists = tree.contains { $0.path == new }
+                let mode: RenameMode = exists && Bool.random(using: &random) ? .exchange : .replace
+                _ = try catalog.rename(from.1, in: from.0, to: to.1, in: to.0, mode)
+            default:
+                guard let old else { return }
+                if old.inode.kind == .file, Bool.random(using: &random), let place = try? resolve(new) {
+                    _ = try catalog.link(old.inode.id, named: place.1, in: place.0)
+                } else {
+                    _ = try catalog.setAttributes(
+                        AttributeChanges(mode: UInt32(random.next() % 0o1000), changed: .now), of: old.inode.id)
+                }
+            }
+        } catch {
+            switch error.code {
+            case .exists, .notEmpty, .isADirectory, .notADirectory, .insideItself, .notFound: break
+            default: throw error
+            }
+        }
+        if Int.random(in: 0..<10, using: &random) == 0 { evictAll() }
+    }
+
+    /// Drops all clean content from the cache.
+    func evictAll() {
+        for candidate in (try? catalog.catalog.evictionCandidates(limit: 10_000)) ?? [] {
+            try? catalog.catalog.contentWasEvicted(candidate.inode)
+            cache[candidate.inode] = nil
+        }
+    }
+
+    // MARK: The store
+
+    func putByOthers(_ key: String, _ content: String) { _ = put(key, content) }
+    func removeByOthers(_ key: String) { store[key] = nil }
+
+    private func put(_ key: String, _ content: String) -> Metadata {
+        store[key] = .file(content)
+        versions[key] = nextVersion
+        nextVersion += 1
+        return metadata(key)!
+    }
+
+    private func metadata(_ key: String) -> Metadata? {
+        switch store[key] {
+        case nil: nil
+        case .directory: Metadata(kind: .directory, modified: Timestamp(nanoseconds: 0))
+        case .file(let content):
+            Metadata(
+                kind: .file, size: Int64(content.utf8.count), modified: Timestamp(nanoseconds: 0),
+                version: Version("\(versions[key]!)"))
+        }
+    }
+
+    @discardableResult
+    func list(_ directory: InodeID) throws -> [NamespaceChange] {
+        guard let plan = try catalog.catalog.beginListing(of: directory) else { return [] }
+        let prefix = plan.path.isRoot ? "" : "\(plan.path)/"
+        let entries = store.keys.filter { $0.hasPrefix(prefix) && !$0.dropFirst(prefix.count).contains("/") }
+            .map { ListEntry(name: name(String($0.dropFirst(prefix.count))), metadata: metadata($0)!) }
+        return try catalog.catalog.merge(entries, into: plan) + catalog.catalog.endListing(plan)
+    }
+
+    private func holds(_ condition: WriteCondition, _ key: String) -> Bool {
+        guard features.contains(.conditionalCreate) else { return true }
+        switch condition {
+        case .always: return true
+        case .ifAbsent: return store[key] == nil
+        case .ifVersion(let version): return metadata(key)?.version == version
+        }
+    }
+
+    /// Works the journal off until nothing is left or `steps` were made.
+    func synchronize(steps: Int) throws {
+        var left = steps
+        var idle = 0
+        var passes = 0
+        for orphan in try catalog.catalog.orphans() {
+            _ = try catalog.catalog.forget(orphan)
+            cache[orphan] = nil
+        }
+        while true {
+            catalog.clock.advance(by: .seconds(1))
+            _ = try catalog.catalog.expedite(nil)
+            let items = try catalog.catalog.pending(dueBefore: .init(nanoseconds: .max), limit: 1000, busy: [])
+            if items.isEmpty { return }
+            var isIdle = true
+            for item in items.shuffled(using: &random) {
+                guard left > 0 else { return }
+                if try carryOut(item) { isIdle = false }
+                left -= 1
+            }
+            idle = isIdle ? idle + 1 : 0
+            passes += 1
+            guard idle < 20, passes < 200 else {
+                let stuck = try items.map {
+                    "\n\($0.id.value) \($0.path)\($0.isDeletion ? " (delete)" : ""): \(try catalog.catalog.plan($0))"
+                }
+                Issue.record(
+                    "the journal does not get shorter: \(stuck.joined())\nafter\n\(trace.suffix(30).joined(separator: "\n"))"
+                )
+                return
+            }
+        }
+    }
+
+    private func carryOut(_ item: PendingItem) throws -> Bool {
+        let catalog = catalog.catalog
+        let step = try catalog.plan(item)
+        trace.append("\(item.path): \(step)")
+        switch step {
+        case .done: return true
+        case .blocked: return false
+        case .upload(let plan):
+            let key = plan.target.description
+            try requireParent(key)
+            guard holds(plan.condition, key) else {
+                _ = try catalog.foundOnStore(metadata(key), at: plan.target)
+                return true
+            }
+            let found = try bytes(of: plan.inode)
+            let content = try #require(found)
+            #expect(store[key] != .directory)
+            uploads += 1
+            try catalog.uploaded(plan, as: put(key, content))
+        case .copy(let plan):
+            try requireParent(plan.target.description)
+            guard case .file(let content)? = store[plan.source.description],
+                metadata(plan.source.description)?.version == plan.sourceVersion,
+                holds(plan.condition, plan.target.description)
+            else {
+                _ = try catalog.foundOnStore(metadata(plan.source.description), at: plan.source)
+                _ = try catalog.foundOnStore(metadata(plan.target.description), at: plan.target)
+                return true
+            }
+            try catalog.copied(plan, as: put(plan.target.description, content))
+        case .createDirectory(let plan):
+            try requireParent(plan.target.description)
+            #expect(store[plan.target.description] ?? .directory == .directory)
+            store[plan.target.description] = .directory
+            try catalog.directoryWasMade(plan)
+        case .setAttributes(let plan):
+            let known = try #require(metadata(plan.path.description))
+            try catalog.attributesWereSet(plan, to: known)
+        case .move(let plan):
+            try requireParent(plan.target.description)
+            try #require(store[plan.target.description] == nil)
+            let source = plan.source.description
+            for key in store.keys where key == source || key.hasPrefix(source + "/") {
+                let target = plan.target.description + key.dropFirst(source.count)
+                store[target] = store.removeValue(forKey: key)
+                versions[target] = versions.removeValue(forKey: key)
+            }
+            try catalog.moved(plan, as: metadata(plan.target.description))
+        case .delete(let plan):
+            if store[plan.path.description] == .directory, features.contains(.realDirectories) {
+                let prefix = plan.path.description + "/"
+                try #require(!store.keys.contains { $0.hasPrefix(prefix) }, "'\(prefix)' is deleted with things in it")
+            }
+            store[plan.path.description] = nil
+            try catalog.deleted([plan])
+        case .keepConflict(let plan):
+            guard case .file(let content)? = store[plan.path.description] else {
+                Issue.record("the conflicting '\(plan.path)' is no file")
+                return false
+            }
+            _ = try catalog.conflictWasKept(plan, as: put(plan.keepPath.description, content))
+        case .list(let directory): try list(directory)
+        case .fetch(let inode):
+            let found = try bytes(of: inode)
+            let content = try #require(found)
+            cache[inode] = content
+            downloads += 1
+            let size = Int64(cache[inode]!.utf8.count)
+            _ = try catalog.save(
+                ContentState(inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: nil),
+                isChanged: false)
+            try catalog.pinContent(of: inode)
+        }
+        return true
+    }
+
+    private func requireParent(_ key: String) throws {
+        guard features.contains(.realDirectories), let slash = key.lastIndex(of: "/") else { return }
+        try #require(store[String(key[..<slash])] == .directory, "the parent of '\(key)' is not there")
+    }
+
+    private func bytes(of inode: InodeID) throws -> String? {
+        if let cached = cache[inode] { return cached }
+        guard let source = try catalog.catalog.content(of: inode)?.source else { return "" }
+        guard case .file(let content)? = store[source.path.description],
+            metadata(source.path.description)?.version == source.version
+        else { return nil }
+        return content
+    }
+
+    /// The store holds what the namespace shows, and every file's bytes can be had and are right.
+    func compare() throws {
+        let tree = try tree()
+        let names = Set(tree.map(\.path))
+        #expect(names.subtracting(store.keys) == [], "missing on the store")
+        #expect(Set(store.keys).subtracting(names) == [], "left behind on the store")
+        for (path, inode) in tree where inode.kind == .file {
+            let expected = truth[inode.id]
+            if let expected { #expect(store[path] == .file(expected), "'\(path)'") }
+            let here = try bytes(of: inode.id)
+            #expect(here != nil && (expected == nil || here == expected), "'\(path)' from here")
+        }
+        #expect(try catalog.catalog.pendingTotals().items == 0)
+        #expect(try catalog.catalog.contentTotals().dirtyFiles == 0)
+    }
+}
+
+/// xorshift64*, so that a seed makes the same run everywhere.
+struct SeededRandom: RandomNumberGenerator {
+    private var state: UInt64
+    init(_ seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 | 1 }
+    mutating func next() -> UInt64 {
+        state ^= state >> 12
+        state ^= state << 25
+        state ^= state >> 27
+        return state &* 0x2545_F491_4F6C_DD1D
+    }
+}
