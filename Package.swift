@@ -44,6 +44,12 @@ let package = Package(
             ]),
         room("Stores", ["Threading", "StoreAPI", "Statistics", "StoreHTTP", "CShim"]),
         room("Catalog", ["Threading", "StoreAPI", "CSQLite"]),
+        room(
+            "Caching",
+            [
+                "Threading", "StoreAPI", "Statistics", "Catalog", "CShim",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         room("StoreTesting", ["Threading", "StoreAPI"]),
 
         tests("ThreadingTests", ["Threading"]),
@@ -53,6 +59,7 @@ let package = Package(
         tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Threading", "CShim"]),
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
         tests("CatalogTests", ["Catalog", "StoreAPI", "Threading"]),
+        tests("CachingTests", ["Caching", "Catalog", "StoreAPI", "Statistics", "Threading"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,0 +1,59 @@
+package import Catalog
+package import StoreAPI
+
+/// How much the cache folder may hold. Live: see ``ContentCache/setLimits(_:)``.
+package struct CacheLimits: Hashable, Sendable {
+    /// Bytes above which clean content is evicted, least recently used first.
+    package var soft: Int64
+    /// Bytes above which writers wait for uploads.
+    package var hard: Int64
+    /// Bytes that stay free on the cache's disk, whatever the limits say.
+    package var freeSpaceFloor: Int64
+    package init(soft: Int64, hard: Int64, freeSpaceFloor: Int64 = 256 << 20) {
+        self.soft = soft
+        self.hard = hard
+        self.freeSpaceFloor = freeSpaceFloor
+    }
+}
+
+package enum CacheError: Error, Sendable {
+    /// The bytes are not here and the store could not give them.
+    case store(StoreError)
+    case catalog(CatalogError)
+    /// A system call on a cache file failed, with this errno.
+    case system(Int32)
+    /// The bytes did not come within the time that a reader waits.
+    case timedOut
+    case shutDown
+}
+
+/// Bytes for one upload, and whether they are still worth it.
+package struct UploadView: Sendable {
+    package var body: UploadBody
+    package var size: Int64
+    package var generation: Int64
+    /// false once bytes inside the view were changed. Appending does not count: what was read is a whole prefix.
+    package var isIntact: @Sendable () -> Bool
+    /// Keeps the cache file open and its bytes from being evicted. Hold it as long as `body` is in use.
+    package var keepAlive: any AnyObject & Sendable
+}
+
+extension Range<Int64> {
+    var length: Int64 { upperBound - lowerBound }
+}
+
+extension Int64 {
+    /// The number rounded down or up to a multiple of `unit`; upwards it stops at the largest number.
+    func rounded(downTo unit: Int64) -> Int64 { self - self % unit }
+    func rounded(upTo unit: Int64) -> Int64 {
+        let rest = self % unit
+        guard rest > 0 else { return self }
+        let (sum, overflow) = addingReportingOverflow(unit - rest)
+        return overflow ? .max : sum
+    }
+}
+
+/// Runs a call of the catalog and gives its error the shape that the cache's callers expect.
+func asking<Result>(_ body: () throws(CatalogError) -> Result) throws(CacheError) -> Result {
+    do { return try body() } catch { throw CacheError.catalog(error) }
+}

@@ -1,0 +1,93 @@
+import Catalog
+import Glibc
+import Statistics
+import Threading
+
+extension CachedContent {
+    /// The parts that may be evicted, and when they were used last (on ``MonotonicTime``).
+    func evictionCandidates() -> [(range: Range<Int64>, used: Int64, bytes: Int64)] {
+        state.withLock { state in
+            guard state.mayBeEvicted, !state.present.isEmpty else { return [] }
+            return state.uses.parts(of: state.size).compactMap { part in
+                let bytes = state.present.intersection(part.range).reduce(0) { $0 + $1.length }
+                return bytes > 0 ? (part.range, part.used, bytes) : nil
+            }
+        }
+    }
+
+    /// Takes clean bytes out of the cache: first from what counts as present, here and in the catalog; then, when
+    /// those who read them are through, from the disk. One at a time: see ``ContentCache/evict(_:)``.
+    ///
+    /// - Returns: How many bytes that freed.
+    func evict(_ range: Range<Int64>) throws(CacheError) -> Int64 {
+        let (removed, freed) = try state.withLock { (state: inout LiveState) throws(CacheError) -> (RangeSet, Int64) in
+            guard state.mayBeEvicted else { return (RangeSet(), 0) }
+            var removed = RangeSet()
+            for part in state.present.intersection(range) { removed.insert(part) }
+            for waiter in state.waiters { removed.remove(waiter.range) }
+            guard !removed.isEmpty else { return (removed, 0) }
+            var saved = state.saved
+            for part in removed.ranges { saved.remove(part) }
+            if saved.isEmpty, !state.saved.isEmpty {
+                try asking { () throws(CatalogError) in try cache.index.contentWasEvicted(inode) }
+            } else if saved != state.saved {
+                _ = try save(saved, size: state.size, &state)
+            }
+            state.saved = saved
+            var freed: Int64 = 0
+            for part in removed.ranges {
+                freed += state.remove(part)
+                state.syncing.remove(part)
+                for fetch in state.fetches { fetch.delivered.remove(part) }
+            }
+            return (removed, freed)
+        }
+        guard !removed.isEmpty else { return 0 }
+        cache.charge(-freed)
+        awaitReaders()
+        try clear(removed)
+        cache.statistics.add(.bytesEvicted, freed)
+        return freed
+    }
+
+    /// Waits until all have left who entered before.
+    private func awaitReaders() {
+        let turn: Int = state.withLock { state in
+            defer { state.readersTurn = 1 - state.readersTurn }
+            state.isAwaitingReaders = true
+            return state.readersTurn
+        }
+        state.wait { state in (turn == 0 ? state.readers.0 : state.readers.1) == 0 ? () : nil }
+        state.withLock { $0.isAwaitingReaders = false }
+    }
+
+    /// Frees the blocks of `ranges`, but for what has come again meanwhile.
+    private func clear(_ ranges: RangeSet) throws(CacheError) {
+        try state.withLock { (state: inout LiveState) throws(CacheError) in
+            if state.present.isEmpty, state.fetches.isEmpty {
+                guard unlink(path) == 0 || errno == ENOENT else { throw .system(errno) }
+                state.file = nil
+                state.fileMayExist = false
+                return
+            }
+            guard let file = try existingFile(&state) else { return }
+            for range in ranges.ranges {
+                var absent = RangeSet()
+                for gap in state.present.gaps(in: range) { absent.insert(gap) }
+                for fetch in state.fetches { for part in fetch.delivered.ranges { absent.remove(part) } }
+                for part in absent.ranges { try file.punch(part) }
+            }
+        }
+    }
+
+    /// The inode is gone: nothing is saved any more, and what waits gets an error.
+    func discard() {
+        let freed = state.withLock { state in
+            state.isDiscarded = true
+            defer { state.charged = 0 }
+            return state.charged
+        }
+        cache.charge(-freed)
+        takeWaiters(because: .system(ESTALE)) { _ in true }
+    }
+}

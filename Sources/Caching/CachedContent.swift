@@ -1,0 +1,123 @@
+package import Catalog
+import Glibc
+import StoreAPI
+package import Threading
+
+/// The content of one open file: a sparse cache file, the ranges of it that have the bytes, and what is under way.
+///
+/// Lock order: the table of ``ContentCache``, then a content's own lock (two of them by ascending inode, for copies),
+/// then the catalog's and those of the cache's accounts. No content's lock is held during a request to the store, nor
+/// while a reply is given.
+package final class CachedContent: Sendable {
+    package let inode: InodeID
+    let cache: ContentCache
+    let state: Monitor<LiveState>
+    let path: String
+    /// How many have it open; guarded by the table of the cache.
+    let opens = Lock(0)
+
+    /// - Throws: ``CacheError/catalog(_:)`` with `.notFound` when the catalog knows no such content.
+    init(loading inode: InodeID, for cache: ContentCache) throws(CacheError) {
+        self.inode = inode
+        self.cache = cache
+        path = cache.path(of: inode)
+        guard let record = try asking({ () throws(CatalogError) in try cache.index.content(of: inode) }) else {
+            throw .catalog(CatalogError(.notFound, "the catalog has no content for inode \(inode)"))
+        }
+        var state = LiveState(record)
+        var status = stat()
+        let fileSize: Int64? = stat(path, &status) == 0 ? Int64(status.st_size) : nil
+        state.fileMayExist = fileSize != nil
+        if record.isChanging {
+            // A crash came between a change and its save. Growth is always local and shrinking is saved at once:
+            // so what is longer than the record was written after it.
+            state.isChanging = true
+            if let fileSize, fileSize > record.size {
+                state.present.insert(record.size..<fileSize)
+                state.size = fileSize
+            }
+        }
+        // Counted as it lies on the disk, so that holes do not count.
+        state.charged = min(state.present.count, Int64(status.st_blocks) * 512)
+        self.state = Monitor(state)
+    }
+
+    package func close() { cache.close(self) }
+
+    /// Bytes, and the time of the last change made through this object (nil: none since it was loaded).
+    package var size: Int64 { state.withLock { $0.size } }
+    package var modified: Timestamp? { state.withLock { $0.modified } }
+
+    /// The time was set by somebody (utimensat(2)) after the last change: later saves leave it alone.
+    package func modifiedWasSet() { state.withLock { $0.modified = nil } }
+
+    /// How many bytes of the content are in the cache file.
+    package var cachedBytes: Int64 { state.withLock { $0.present.count } }
+
+    /// The cache file, opened or made. Call it with the lock held.
+    func file(_ state: inout LiveState) throws(CacheError) -> CacheFile {
+        if let file = state.file { return file }
+        if let file = try existingFile(&state) { return file }
+        guard let file = try CacheFile.open(path, creating: true, count: cache.descriptors) else {
+            throw .system(ENOENT)
+        }
+        state.file = file
+        state.fileMayExist = true
+        state.nameIsUnsynced = true
+        cache.fileWasOpened()
+        return file
+    }
+
+    /// The cache file, opened when there is one. What the record says of it is put right by what it is. Call it
+    /// with the lock held.
+    func existingFile(_ state: inout LiveState) throws(CacheError) -> CacheFile? {
+        if let file = state.file { return file }
+        guard state.fileMayExist, let file = try CacheFile.open(path, creating: false, count: cache.descriptors)
+        else {
+            state.fileMayExist = false
+            // Somebody deleted it. Clean bytes come again from the store; dirty ones are lost, and must not be zeros.
+            if !state.present.isEmpty, state.size > 0 {
+                guard state.source != nil, !state.isDirty else { throw .system(EIO) }
+                lose(0..<Int64.max, &state)
+            }
+            return nil
+        }
+        let length = try file.size()
+        if length > state.size {
+            try file.truncate(to: state.size)
+        } else if length < state.present.ranges.last?.upperBound ?? 0, state.source != nil, !state.isDirty {
+            // The power was lost before these bytes were on the disk.
+            lose(length..<Int64.max, &state)
+        }
+        state.file = file
+        // Nobody knows whether it was made durable after it was made.
+        state.nameIsUnsynced = state.nameIsUnsynced || state.isDirty
+        cache.fileWasOpened()
+        return file
+    }
+
+    private func lose(_ range: Range<Int64>, _ state: inout LiveState) {
+        cache.charge(-state.remove(range))
+    }
+
+    /// Closes the descriptor if nobody uses it. - Returns: whether it was open and is closed.
+    func closeIdleFile() -> Bool {
+        state.withLock { state in
+            guard state.file != nil, state.readers == (0, 0), state.fetches.isEmpty, state.views.isEmpty else {
+                return false
+            }
+            state.file = nil
+            return true
+        }
+    }
+
+    /// Tells waiters that are served now. Call it without the lock.
+    func serve(_ waiters: [Waiter]) {
+        for waiter in waiters {
+            switch waiter.completion {
+            case .presence(let reply): reply(nil)
+            case .read: read(for: waiter)
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+import CShim
+import Catalog
+import Glibc
+import Synchronization
+import Threading
+
+/// Work in the background that is no eviction: deadlines of those who wait, and what is saved lazily.
+extension ContentCache {
+    /// How long facts whose loss costs a download are kept in memory only.
+    private static let saveInterval: Duration = .seconds(5)
+    /// From so many files on they are brought to the disk all at once.
+    private static let manyFiles = 8
+
+    // MARK: Deadlines
+
+    func watchDeadlines(of content: CachedContent) {
+        awaited.update { $0.contents[content.inode] = content }
+    }
+
+    /// The body of the thread that tells those whose time is over.
+    func watchDeadlines() {
+        while true {
+            let contents = awaited.wait { state -> [CachedContent]? in
+                if state.isOver { return [] }
+                return state.contents.isEmpty ? nil : Array(state.contents.values)
+            }
+            guard let contents, !contents.isEmpty else { return }
+            for content in contents where !content.expireWaiters(at: .now) {
+                // Somebody may have begun to wait since: that one has put it back, or is seen here.
+                awaited.withLock { _ = $0.contents.removeValue(forKey: content.inode) }
+                if content.state.withLock({ !$0.waiters.isEmpty }) { watchDeadlines(of: content) }
+            }
+            let pace = min(max(deadline.load(ordering: .relaxed) / 20, 5_000_000), 1_000_000_000)
+            _ = awaited.wait(until: .now + .nanoseconds(pace)) { $0.isOver ? () : nil }
+        }
+    }
+
+    // MARK: Saving
+
+    func contentNeedsKeeping() {
+        guard !keeping.withLock({ $0.isNeeded }) else { return }
+        keeping.update { $0.isNeeded = true }
+    }
+
+    func fileWasOpened() {
+        guard descriptors.open.load(ordering: .relaxed) > descriptorLimit else { return }
+        keeping.update { $0.hasTooManyFiles = true }
+    }
+
+    /// The body of the thread that saves and closes.
+    func keep() {
+        while true {
+            var mayWaitLonger = true
+            while mayWaitLonger {
+                let task = keeping.wait { state -> Keeping? in
+                    state.isNeeded || state.hasTooManyFiles || state.isOver ? state : nil
+                }
+                if task?.isOver == true { return }
+                if task?.hasTooManyFiles == true { closeIdleFiles() }
+                mayWaitLonger = task?.isNeeded != true
+            }
+            // Gather what comes in a while: most of it is saved once instead of many times.
+            _ = keeping.wait(until: .now + Self.saveInterval) { state in
+                state.isOver || state.hasTooManyFiles ? () : nil
+            }
+            if keeping.withLock({ $0.hasTooManyFiles }) { closeIdleFiles() }
+            keeping.withLock { $0.isNeeded = false }
+            keepNow()
+        }
+    }
+
+    /// Saves what was left to be saved later, and lets go of what nobody has open.
+    func keepNow() {
+        tellUses()
+        // Room that was promised and not used (the write failed) is given back.
+        accounts.promised.store(0, ordering: .relaxed)
+        let contents = table.withLock { Array($0.contents.values) }
+        saveAll(contents)
+        table.withLock { table in
+            for content in contents where content.opens.withLock({ $0 == 0 }) { _ = release(content, &table) }
+        }
+    }
+
+    func tellUses() {
+        let used = table.withLock { table in
+            defer { table.used = [] }
+            return Array(table.used)
+        }
+        guard !used.isEmpty else { return }
+        do throws(CatalogError) { try index.noteUse(of: used) } catch { report(.catalog(error), "note uses") }
+    }
+
+    func saveAll(_ contents: [CachedContent]) {
+        let unsaved = contents.filter(\.needsSaving)
+        guard !unsaved.isEmpty else { return }
+        for content in unsaved { content.state.withLock { content.beginSync(&$0) } }
+        var failure: CacheError?
+        if unsaved.count > Self.manyFiles { failure = synchronizeDisk() }
+        for content in unsaved {
+            do throws(CacheError) {
+                var own = failure
+                if unsaved.count <= Self.manyFiles {
+                    do throws(CacheError) {
+                        try content.state.withLock({ $0.file })?.synchronize()
+                    } catch { own = error }
+                }
+                try content.endSync(own, nameIsSynced: false)
+            } catch .catalog(let error) where error.code == .notFound {
+                // The file was deleted in this moment: nobody needs it to be saved.
+            } catch { report(error, "save what is in the cache") }
+        }
+    }
+
+    private func synchronizeDisk() -> CacheError? {
+        let descriptor = Glibc.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { return .system(errno) }
+        defer { Glibc.close(descriptor) }
+        return syncfs(descriptor) == 0 ? nil : .system(errno)
+    }
+
+    private func closeIdleFiles() {
+        keeping.withLock { $0.hasTooManyFiles = false }
+        for content in table.withLock({ Array($0.contents.values) }) {
+            guard descriptors.open.load(ordering: .relaxed) > descriptorLimit * 3 / 4 else { return }
+            _ = content.closeIdleFile()
+        }
+    }
+}

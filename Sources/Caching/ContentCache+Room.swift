@@ -1,0 +1,263 @@
+package import Catalog
+import Glibc
+import Statistics
+import Synchronization
+import Threading
+
+extension ContentCache {
+    package func setLimits(_ limits: CacheLimits) {
+        accounts.soft.store(limits.soft, ordering: .relaxed)
+        accounts.hard.store(limits.hard, ordering: .relaxed)
+        accounts.freeSpaceFloor.store(limits.freeSpaceFloor, ordering: .relaxed)
+        contentBecameClean()
+    }
+
+    /// Calls `ready` when there is room for `bytes` more: at once below the hard limit, else when uploads and
+    /// eviction have made room, on another thread. With an error when the cache is shut down first.
+    package func reserve(_ bytes: Int64, _ ready: @escaping @Sendable (CacheError?) -> Void) {
+        if reserveAtOnce(bytes) { return ready(nil) }
+        // Seen before the end of the cache, or it is the one who parks that sees the end.
+        let isParked = parked.withLock { parked in
+            guard !isShutDown else { return false }
+            parked.writers.append(ParkedWriter(bytes: bytes, ready: ready))
+            accounts.waiting.add(1, ordering: .relaxed)
+            return true
+        }
+        guard isParked else { return ready(.shutDown) }
+        statistics.add(.writersDelayed)
+        evicting.update {
+            $0.isNeeded = true
+            $0.hasHope = true
+        }
+    }
+
+    /// - Returns: Whether there was room, and nobody who waits for it.
+    func reserveAtOnce(_ bytes: Int64) -> Bool {
+        guard accounts.waiting.load(ordering: .relaxed) == 0, hasRoom(for: bytes) else { return false }
+        accounts.promised.add(bytes, ordering: .relaxed)
+        return true
+    }
+
+    /// Waits on this thread until there is room, and takes it.
+    func waitForRoom(_ bytes: Int64) throws(CacheError) {
+        let result = Monitor<Result<Void, CacheError>?>(nil)
+        reserve(bytes) { error in result.update { $0 = error.map { .failure($0) } ?? .success(()) } }
+        try result.wait { $0 }!.get()
+    }
+
+    func hasRoom(for bytes: Int64) -> Bool { missingRoom(for: bytes) <= 0 }
+
+    /// How much has to go before `bytes` more have room; 0 or less: nothing.
+    private func missingRoom(for bytes: Int64) -> Int64 {
+        let outstanding = accounts.outstanding
+        let total = accounts.total
+        let hard = accounts.hard.load(ordering: .relaxed)
+        // A write larger than the limit would wait for ever.
+        let overLimit = total == 0 && outstanding == 0 ? 0 : total + outstanding + bytes - hard
+        return max(overLimit, outstanding + bytes - freeAboveFloor())
+    }
+
+    /// Free bytes on the disk above the floor, looked at a few times a second at most.
+    private func freeAboveFloor(lookNow: Bool = false) -> Int64 {
+        let now = MonotonicTime.now.nanoseconds
+        let looked = accounts.diskLooked.load(ordering: .relaxed)
+        if lookNow || now - looked > 250_000_000,
+            accounts.diskLooked.compareExchange(expected: looked, desired: now, ordering: .relaxed).exchanged
+        {
+            accounts.diskFree.store(DiskSpace(of: folder)?.free ?? .max, ordering: .relaxed)
+        }
+        let free = accounts.diskFree.load(ordering: .relaxed)
+        return free == .max ? .max / 2 : free - accounts.freeSpaceFloor.load(ordering: .relaxed)
+    }
+
+    /// A writer has written what it had room for.
+    func reservationWasUsed(_ bytes: Int64) {
+        if accounts.promised.load(ordering: .relaxed) > 0 { accounts.promised.subtract(bytes, ordering: .relaxed) }
+    }
+
+    /// Bytes came to the cache (or went: negative).
+    func charge(_ bytes: Int64) {
+        guard bytes != 0 else { return }
+        let used = accounts.used.add(bytes, ordering: .relaxed).newValue
+        statistics.set(.cachedBytes, max(0, used))
+        if bytes > 0, used > accounts.soft.load(ordering: .relaxed) || freeAboveFloor() <= 0 { wakeEvictor() }
+    }
+
+    private func wakeEvictor() {
+        guard !evicting.withLock({ $0.isNeeded }) else { return }
+        evicting.update { $0.isNeeded = true }
+    }
+
+    /// How much read-ahead may ask for.
+    var readAheadRoom: Int64 {
+        let soft = accounts.soft.load(ordering: .relaxed)
+        let hard = accounts.hard.load(ordering: .relaxed)
+        return max(0, min(soft / 4, hard - accounts.total - accounts.outstanding, freeAboveFloor()))
+    }
+
+    /// Told when dirty content became clean, so that waiting writers and eviction go on.
+    package func contentBecameClean() { evicting.update { $0.hasHope = true } }
+
+    /// The synchronizer has told the catalog that the content is on the store (or where it is now).
+    package func contentWasUploaded(_ inode: InodeID) {
+        if let content = table.withLock({ $0.contents[inode] }) {
+            do throws(CacheError) { try content.refresh() } catch { report(error, "read the catalog") }
+        }
+        contentBecameClean()
+    }
+
+    /// Set once, by the synchronizer: asked to upload at once because writers wait.
+    package func onPressure(_ body: @escaping @Sendable () -> Void) { pressure.withLock { $0 = body } }
+
+    /// Evicts at once what `bytes` more need, as far as that is possible: the disk is full.
+    func makeRoom(for bytes: Int64) {
+        _ = evict(max(bytes, 8 << 20))
+        _ = freeAboveFloor(lookNow: true)
+    }
+
+    /// - Returns: Whether there is room now.
+    @discardableResult
+    func makeRoomIfNeeded(for bytes: Int64) -> Bool {
+        let missing = missingRoom(for: bytes)
+        return missing <= 0 || evict(missing) >= missing
+    }
+
+    /// Makes room for a fetch, and counts it.
+    /// - Returns: false: there is none, and it is not so urgent that it may go above the limit.
+    func admit(_ fetch: Fetch) -> Bool {
+        guard makeRoomIfNeeded(for: fetch.range.length) || fetch.isUrgent else { return false }
+        accounts.incoming.add(fetch.range.length, ordering: .relaxed)
+        return true
+    }
+
+    func fetchIsOver(_ fetch: Fetch) {
+        accounts.incoming.subtract(fetch.range.length, ordering: .relaxed)
+        if accounts.waiting.load(ordering: .relaxed) > 0 { contentBecameClean() }
+    }
+
+    // MARK: Eviction
+
+    /// The body of the thread that evicts, and that serves writers who wait.
+    func evictWhenNeeded() {
+        while true {
+            let someoneWaits = accounts.waiting.load(ordering: .relaxed) > 0
+            let end = evicting.wait(until: someoneWaits ? .now + .seconds(1) : nil) { state -> Bool? in
+                if state.isOver { return true }
+                return state.isNeeded || state.hasHope ? false : nil
+            }
+            if end == true { return }
+            evicting.withLock {
+                $0.isNeeded = false
+                $0.hasHope = false
+            }
+            let goal = excess()
+            let freed = goal > 0 ? evict(goal) : 0
+            serveParked()
+            guard excess() > 0 else { continue }
+            // Only uploads help now.
+            if freed < goal { pressure.withLock { $0 }?() }
+            // What comes in meanwhile need not start one fruitless search after the other.
+            let pause = MonotonicTime.now + .milliseconds(250)
+            if freed == 0 {
+                _ = evicting.wait(until: pause) { $0.isOver || $0.hasHope ? () : nil }
+            } else {
+                wakeEvictor()
+            }
+        }
+    }
+
+    /// How much ought to go.
+    private func excess() -> Int64 {
+        let soft = accounts.soft.load(ordering: .relaxed)
+        let total = accounts.total
+        // A little more than needed, so that not every write has to wait for an eviction.
+        let overSoft = total > soft ? total - soft + soft / 20 : 0
+        let free = freeAboveFloor()
+        let overFloor = free <= 0 ? 1 - free + (8 << 20) : 0
+        let next = parked.withLock { $0.head < $0.writers.count ? $0.writers[$0.head].bytes : 0 }
+        return max(overSoft, overFloor, next > 0 ? missingRoom(for: next) : 0)
+    }
+
+    private struct Victim {
+        var inode: InodeID
+        /// nil: not loaded, all of it.
+        var content: CachedContent?
+        var range: Range<Int64>
+        var used: Int64
+        var bytes: Int64
+    }
+
+    /// Takes clean bytes out of the cache, those used longest ago first, until `goal` bytes are free.
+    /// - Returns: How many are.
+    func evict(_ goal: Int64) -> Int64 {
+        tellUses()
+        return eviction.withLock { _ in
+            var freed: Int64 = 0
+            while freed < goal {
+                var round: Int64 = 0
+                for victim in victims() where freed + round < goal {
+                    do throws(CacheError) { round += try evict(victim) } catch { report(error, "evict from the cache") }
+                }
+                if round == 0 { break }
+                freed += round
+            }
+            return freed
+        }
+    }
+
+    private func evict(_ victim: Victim) throws(CacheError) -> Int64 {
+        if let content = victim.content { return try content.evict(victim.range) }
+        let content = try load(victim.inode, isUse: false)
+        defer { content.close() }
+        return try content.evict(victim.range)
+    }
+
+    private func victims() -> [Victim] {
+        let loaded = table.withLock { $0.contents }
+        var victims: [Victim] = []
+        for (inode, content) in loaded {
+            for part in content.evictionCandidates() {
+                victims.append(
+                    Victim(inode: inode, content: content, range: part.range, used: part.used, bytes: part.bytes))
+            }
+        }
+        do throws(CatalogError) {
+            let offset = MonotonicTime.now.nanoseconds - Timestamp.now.nanoseconds
+            for candidate in try index.evictionCandidates(limit: 64 + loaded.count)
+            where loaded[candidate.inode] == nil {
+                victims.append(
+                    Victim(
+                        inode: candidate.inode, content: nil, range: 0..<Int64.max,
+                        used: candidate.used.nanoseconds + offset, bytes: candidate.cachedBytes))
+            }
+        } catch { report(.catalog(error), "find what to evict") }
+        return victims.sorted { $0.used < $1.used }
+    }
+
+    // MARK: Writers who wait
+
+    private func serveParked() {
+        for writer in takeParked(all: false) { writer.ready(nil) }
+    }
+
+    func takeParked(all: Bool) -> [ParkedWriter] {
+        var served: [ParkedWriter] = []
+        parked.withLock { parked in
+            while parked.head < parked.writers.count {
+                let next = parked.writers[parked.head]
+                guard all || hasRoom(for: next.bytes) else { break }
+                if !all { accounts.promised.add(next.bytes, ordering: .relaxed) }
+                served.append(next)
+                parked.head += 1
+            }
+            if parked.head == parked.writers.count {
+                parked = Parked()
+            } else if parked.head > 1024 {
+                parked.writers.removeFirst(parked.head)
+                parked.head = 0
+            }
+            accounts.waiting.subtract(served.count, ordering: .relaxed)
+        }
+        return served
+    }
+}

@@ -1,0 +1,16 @@
+package import Catalog
+
+/// The part of the catalog that remembers which bytes are in the cache, with the catalog's own contracts; apart, so
+/// that tests can keep that memory themselves.
+package protocol ContentIndex: Sendable {
+    func content(of inode: InodeID) throws(CatalogError) -> ContentRecord?
+    func beginChange(of inode: InodeID) throws(CatalogError) -> Int64
+    func save(_ state: ContentState, isChanged: Bool) throws(CatalogError) -> Int64
+    func contentWasEvicted(_ inode: InodeID) throws(CatalogError)
+    func noteUse(of inodes: [InodeID]) throws(CatalogError)
+    func evictionCandidates(limit: Int) throws(CatalogError) -> [EvictionCandidate]
+    func contentTotals() throws(CatalogError) -> ContentTotals
+    func makeDurable() throws(CatalogError)
+}
+
+extension Catalog: ContentIndex {}

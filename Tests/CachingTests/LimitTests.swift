@@ -1,0 +1,227 @@
+import Catalog
+import Glibc
+import Statistics
+import StoreAPI
+import Testing
+import Threading
+
+@testable import Caching
+
+private let mebibyte: Int64 = 1 << 20
+
+@Suite struct LimitTests {
+    @Test("above the soft limit clean files go, those used longest ago first; dirty ones stay")
+    func leastRecentlyUsed() throws {
+        let rig = try Rig()
+        for inode in 3...12 as ClosedRange<UInt64> {
+            rig.addObject(inode, size: mebibyte)
+            let content = try rig.open(inode)
+            try content.fetchAll()
+            content.close()
+            rig.cache.keepNow()
+        }
+        rig.addEmpty(20)
+        let dirty = try rig.open(20)
+        try dirty.write([UInt8](repeating: 1, count: Int(mebibyte)), at: 0)
+        try dirty.save()
+        dirty.close()
+        try rig.open(3).close()
+        rig.cache.keepNow()
+        #expect(rig.cache.accounts.total == 11 * mebibyte)
+        #expect(rig.cache.evict(3 * mebibyte) == 3 * mebibyte)
+        let left = (3...12 as ClosedRange<UInt64>).filter { access(rig.path($0), F_OK) == 0 }
+        #expect(left == [3, 7, 8, 9, 10, 11, 12])
+        #expect(rig.cache.evict(100 * mebibyte) == 7 * mebibyte)
+        #expect(access(rig.path(20), F_OK) == 0)
+        #expect(rig.cache.accounts.total == mebibyte)
+        #expect(rig.statistics.snapshot()[.bytesEvicted] == 10 * mebibyte)
+        #expect(rig.statistics.snapshot()[.cachedBytes] == mebibyte)
+        let again = try rig.open(5)
+        defer { again.close() }
+        #expect(try again.bytes(at: 500, count: 10) == FakeStore.bytes(500..<510))
+    }
+
+    @Test("a file larger than the cache is read from end to end while what lies behind the reader goes")
+    func streaming() throws {
+        let soft = 24 * mebibyte
+        let rig = try Rig(soft: soft, hard: 2 * soft)
+        let size = 200 * mebibyte
+        rig.addObject(3, size: size, isZero: true)
+        let content = try rig.open(3)
+        defer { content.close() }
+        let pattern = ReadPattern()
+        var position: Int64 = 0
+        var most: Int64 = 0
+        while position < size {
+            let count = try content.bytes(at: position, count: 128 << 10, pattern).count
+            #expect(count == 128 << 10)
+            position += Int64(count)
+            most = max(most, rig.cache.accounts.total)
+        }
+        #expect(most <= 2 * soft, "\(most) bytes at a time")
+        #expect(rig.store.bytesSent < size * 5 / 4, "hardly anything is fetched twice: \(rig.store.bytesSent)")
+        var status = stat()
+        #expect(stat(rig.path(3), &status) == 0)
+        #expect(Int64(status.st_blocks) * 512 < 3 * soft)
+    }
+
+    @Test("readers who race with eviction see the right bytes")
+    func race() throws {
+        let rig = try Rig()
+        let size: Int64 = 4 * mebibyte
+        rig.addObject(3, size: size)
+        let content = try rig.open(3)
+        defer { content.close() }
+        let right = FakeStore.bytes(0..<size)
+        let results = Answers<Bool>()
+        let readers = (0..<3).map { reader in
+            WorkerThread(name: "reader") {
+                var random = SeededGenerator(seed: UInt64(reader))
+                var isRight = true
+                for _ in 0..<400 {
+                    let offset = Int64.random(in: 0..<size - 70_000, using: &random)
+                    let count = Int.random(in: 1...70_000, using: &random)
+                    let answers = Answers<Bool>()
+                    content.read(at: offset, count: count, pattern: ReadPattern()) { result in
+                        answers.add(
+                            (try? result.get()).map { Array($0) } == Array(right[Int(offset)..<Int(offset) + count]))
+                    }
+                    isRight = answers.wait(for: 1) == [true] && isRight
+                }
+                results.add(isRight)
+            }
+        }
+        while results.all.count < 3 { _ = rig.cache.evict(size) }
+        for reader in readers { reader.join() }
+        #expect(results.all == [true, true, true])
+    }
+
+    @Test("above the hard limit writers wait, and go on in their order as uploads make room")
+    func writersWait() throws {
+        let rig = try Rig(soft: 4 * mebibyte, hard: 4 * mebibyte)
+        let pressed = Answers<Void>()
+        rig.cache.onPressure { pressed.add(()) }
+        var contents: [CachedContent] = []
+        for inode in 3...6 as ClosedRange<UInt64> {
+            rig.addEmpty(inode)
+            let content = try rig.open(inode)
+            contents.append(content)
+            let answers = Answers<Bool>()
+            rig.cache.reserve(mebibyte) { answers.add($0 == nil) }
+            #expect(answers.all == [true], "at once")
+            try content.write([UInt8](repeating: 1, count: Int(mebibyte)), at: 0)
+        }
+        let served = Answers<Int>()
+        for index in 0..<6 { rig.cache.reserve(mebibyte / 2) { if $0 == nil { served.add(index) } } }
+        #expect(pressed.wait(for: 1) != nil)
+        #expect(served.all.isEmpty)
+        #expect(rig.statistics.snapshot()[.writersDelayed] == 6)
+        for (index, content) in contents.prefix(3).enumerated() {
+            _ = try rig.upload(content, version: "v1")
+            #expect(served.wait(for: 2 * (index + 1)) == Array(0..<2 * (index + 1)))
+        }
+        rig.cache.reserve(100 * mebibyte) { served.add($0 == nil ? 100 : -1) }
+        rig.cache.shutdown()
+        #expect(served.wait(for: 7)?.last == -1)
+        for content in contents { content.close() }
+    }
+
+    @Test("free space below the floor counts as full")
+    func freeSpace() throws {
+        let rig = try Rig(floor: Int64.max / 4)
+        let served = Answers<Bool>()
+        rig.cache.reserve(1) { served.add($0 == nil) }
+        #expect(served.all.isEmpty)
+        rig.cache.setLimits(CacheLimits(soft: 1 << 40, hard: 1 << 41, freeSpaceFloor: 0))
+        #expect(served.wait(for: 1) == [true])
+    }
+
+    @Test("holes take no room in the cache")
+    func sparse() throws {
+        let rig = try Rig(soft: mebibyte, hard: 2 * mebibyte)
+        rig.addEmpty(3)
+        let content = try rig.open(3)
+        defer { content.close() }
+        try content.truncate(to: 1 << 40)
+        try content.write([1], at: 1 << 39)
+        #expect(rig.cache.accounts.total == 1)
+        try content.save()
+        #expect(try content.bytes(at: (1 << 39) - 1, count: 3) == [0, 1, 0])
+    }
+
+    @Test("a full disk makes clean content go; when there is none the writer gets ENOSPC, and loses nothing")
+    func fullDisk() throws {
+        var template = Array("/tmp/cloudfusion-tmpfs-XXXXXX".utf8CString)
+        let folder = String(cString: mkdtemp(&template)!)
+        defer { rmdir(folder) }
+        guard getuid() == 0, mount("tmpfs", folder, "tmpfs", 0, "size=8m") == 0 else {
+            print("skipped: a small disk can only be mounted by root")
+            return
+        }
+        defer { umount2(folder, 2) }
+        let rig = try Rig(folder: folder)
+        rig.addObject(3, size: 4 * mebibyte)
+        let clean = try rig.open(3)
+        try clean.fetchAll()
+        clean.close()
+        rig.addEmpty(4)
+        let content = try rig.open(4)
+        defer { content.close() }
+        let piece = [UInt8](repeating: 5, count: Int(mebibyte))
+        for index in 0..<6 { try content.write(piece, at: Int64(index) * mebibyte) }
+        #expect(access(rig.path(3), F_OK) != 0)
+        #expect {
+            for index in 6..<9 { try content.write(piece, at: Int64(index) * mebibyte) }
+        } throws: {
+            if case .system(ENOSPC) = $0 as? CacheError { true } else { false }
+        }
+        #expect(try content.bytes(at: 5 * mebibyte, count: Int(mebibyte)) == piece)
+        let again = try rig.open(3)
+        defer { again.close() }
+        let answers = Answers<Bool>()
+        again.read(at: 0, count: Int(mebibyte), pattern: ReadPattern()) { result in
+            if case .failure(.system(ENOSPC)) = result { answers.add(true) } else { answers.add(false) }
+        }
+        #expect(answers.wait(for: 1) == [true])
+    }
+
+    @Test("a file of 4 GiB is read and written with little memory and within the limits")
+    func largeFile() throws {
+        let soft = 64 * mebibyte
+        let rig = try Rig(soft: soft, hard: 2 * soft)
+        let size: Int64 = 4 << 30
+        rig.store.state.withLock { $0.pieceSize = 4 << 20 }
+        rig.addObject(3, size: size, isZero: true)
+        let content = try rig.open(3)
+        let before = residentMemory()
+        let pattern = ReadPattern()
+        // Every gigabyte a stretch of 96 MiB, in requests as the kernel makes them.
+        for stretch in 0..<4 as Range<Int64> {
+            var position = stretch << 30
+            while position < stretch << 30 + 96 * mebibyte {
+                position += Int64(try content.bytes(at: position, count: 1 << 20, pattern).count)
+            }
+            #expect(rig.cache.accounts.total <= 2 * soft)
+        }
+        content.close()
+        rig.addEmpty(4)
+        let target = try rig.open(4)
+        let piece = [UInt8](repeating: 3, count: 1 << 20)
+        for index in 0..<48 as Range<Int64> { try target.write(piece, at: index * (size / 48)) }
+        try target.truncate(to: size)
+        #expect(rig.cache.accounts.total <= 2 * soft)
+        #expect(target.size == size)
+        target.close()
+        #expect(residentMemory() - before < 200 << 20)
+    }
+
+    private func residentMemory() -> Int64 {
+        guard let file = fopen("/proc/self/statm", "r") else { return 0 }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 200)
+        guard fgets(&line, 200, file) != nil else { return 0 }
+        let fields = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self).split(
+            separator: " ")
+        return Int64(fields[1])! * 4096
+    }
+}
