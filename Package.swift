@@ -50,6 +50,12 @@ let package = Package(
                 "Threading", "StoreAPI", "Statistics", "Catalog", "CShim",
                 .product(name: "Logging", package: "swift-log"),
             ]),
+        room(
+            "Synchronizer",
+            [
+                "Threading", "StoreAPI", "Statistics", "Catalog", "Caching",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         room("StoreTesting", ["Threading", "StoreAPI"]),
 
         tests("ThreadingTests", ["Threading"]),
@@ -60,6 +66,11 @@ let package = Package(
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
         tests("CatalogTests", ["Catalog", "StoreAPI", "Threading"]),
         tests("CachingTests", ["Caching", "Catalog", "StoreAPI", "Statistics", "Threading"]),
+        tests(
+            "SynchronizerTests",
+            [
+                "Synchronizer", "Catalog", "Caching", "Stores", "StoreAPI", "StoreTesting", "Statistics", "Threading",
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )

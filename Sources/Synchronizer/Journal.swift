@@ -1,0 +1,37 @@
+package import Catalog
+package import StoreAPI
+package import Threading
+
+/// What the synchronizer needs of the catalog: the journal of what is to be made good on the store, and the outcomes
+/// it is told. The catalog describes each call; tests put a journal of their own in its place.
+package protocol Journal: Sendable {
+    func pending(dueBefore: Timestamp, limit: Int, busy: Set<PendingID>) throws(CatalogError) -> [PendingItem]
+    func allPending(offset: Int, limit: Int) throws(CatalogError) -> [PendingItem]
+    /// One row as it is now; nil when it is gone.
+    func pendingItem(_ id: PendingID) throws(CatalogError) -> PendingItem?
+    func pendingTotals() throws(CatalogError) -> PendingTotals
+    func pendingBelow(_ path: StorePath) throws(CatalogError) -> PendingTotals
+    func nextDue(delay: Duration) throws(CatalogError) -> Timestamp?
+    func expedite(_ path: StorePath?) throws(CatalogError) -> Int
+
+    /// What the store can do decides what ``plan(_:)`` asks for.
+    func setCapabilities(_ capabilities: StoreCapabilities) throws(CatalogError)
+    func plan(_ item: PendingItem) throws(CatalogError) -> SyncStep
+    func uploaded(_ plan: UploadPlan, as metadata: Metadata) throws(CatalogError)
+    func attributesWereSet(_ plan: AttributesPlan, to metadata: Metadata) throws(CatalogError)
+    func copied(_ plan: CopyPlan, as metadata: Metadata) throws(CatalogError)
+    func directoryWasMade(_ plan: DirectoryPlan) throws(CatalogError)
+    func moved(_ plan: MovePlan, as metadata: Metadata?) throws(CatalogError)
+    func deleted(_ plans: [DeletePlan]) throws(CatalogError)
+    func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
+    func foundOnStore(_ metadata: Metadata?, at path: StorePath) throws(CatalogError) -> [NamespaceChange]
+    func saveCheckpoint(_ state: String?, for item: PendingID) throws(CatalogError)
+    func failed(_ item: PendingID, revision: Int64, error: String, retryAt: Timestamp?) throws(CatalogError)
+
+    func beginListing(of directory: InodeID) throws(CatalogError) -> ListingPlan?
+    func merge(_ entries: [ListEntry], into listing: ListingPlan) throws(CatalogError) -> [NamespaceChange]
+    func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange]
+    func pinContent(of inode: InodeID) throws(CatalogError)
+}
+
+extension Catalog: Journal {}

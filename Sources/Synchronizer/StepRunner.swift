@@ -1,0 +1,297 @@
+import Caching
+import Catalog
+import Statistics
+import StoreAPI
+import Threading
+
+/// Carries out rows of the journal on the store, on a worker's thread: asks the catalog for the next step, does it,
+/// reports it, until there is none. Every step may be repeated: after a crash it is planned again.
+struct StepRunner: Sendable {
+    let journal: any Journal
+    let contents: any ContentProvider
+    let store: any Store
+    let statistics: Statistics
+    let clock: any Clock
+    let deadline: Duration
+    let memory: UploadMemory
+    let onChange: @Sendable ([NamespaceChange]) -> Void
+    /// Bytes that went out, for the scheduler's measure.
+    let sent: @Sendable (Int64) -> Void
+    let isStopping: @Sendable () -> Bool
+
+    /// A row that needs more than this is given back, so that others get their turn.
+    private static let mostSteps = 64
+    /// How often the same kind of step may come for one row, each time done with success, before that is taken for
+    /// a fault: somebody who changes the same object again and again, or a contradiction in the catalog.
+    private static let mostRepeats = 12
+
+    enum StepOutcome {
+        /// Ask for the next step.
+        case goOn
+        /// The content went out, as planned at this revision of the row.
+        case uploaded(revision: Int64)
+        /// Nobody wants the result any more, or not in this state.
+        case overtaken
+    }
+
+    /// Works on one row until it is done, blocked or failed.
+    func run(_ row: PendingItem) -> UploadScheduler.Outcome {
+        var asked = false
+        do throws(StoreError) {
+            var counts: [StepKind: Int] = [:]
+            for _ in 0..<Self.mostSteps {
+                if isStopping() { return .overtaken }
+                let step = try catalog { () throws(CatalogError) in try planned(row) }
+                guard let kind = StepKind(step) else {
+                    if case .blocked(let blocker) = step { return .blocked(by: blocker) }
+                    return .done(askedStore: asked)
+                }
+                counts[kind, default: 0] += 1
+                guard counts[kind]! <= Self.mostRepeats else {
+                    throw StoreError(
+                        .internal, "'\(row.path)' does not get on: \(kind) was needed \(Self.mostRepeats) times")
+                }
+                switch try perform(step) {
+                case .goOn: asked = true
+                case .overtaken: return .overtaken
+                case .uploaded(let revision):
+                    asked = true
+                    // A file that was changed meanwhile is not sent again at once: it is due when its time comes.
+                    let now = try catalog { () throws(CatalogError) in try journal.pendingItem(row.id) }
+                    guard let now else { return .done(askedStore: true) }
+                    if now.revision != revision {
+                        memory.noteUpload(of: row.id, at: clock.calendar)
+                        return .outdated
+                    }
+                }
+            }
+            return .overtaken
+        } catch {
+            return .failed(error)
+        }
+    }
+
+    /// The plan; where it is blocked by something that it has just found out about, that is asked for at once.
+    private func planned(_ row: PendingItem) throws(CatalogError) -> SyncStep {
+        var step = try journal.plan(row)
+        for _ in 0..<3 {
+            guard case .blocked(by: nil) = step else { break }
+            step = try journal.plan(row)
+        }
+        return step
+    }
+
+    func perform(_ step: SyncStep) throws(StoreError) -> StepOutcome {
+        switch step {
+        case .done, .blocked: break
+        case .upload(let plan): return try upload(plan)
+        case .setAttributes(let plan): try setAttributes(plan)
+        case .copy(let plan): try copy(plan)
+        case .createDirectory(let plan): try createDirectory(plan)
+        case .move(let plan): try move(plan)
+        case .delete(let plan):
+            if let error = store.delete([plan.path])[0] { try notDeleted(plan, error) }
+            try catalog { () throws(CatalogError) in try journal.deleted([plan]) }
+        case .keepConflict(let plan): try keepConflict(plan)
+        case .list(let directory): try list(directory)
+        case .fetch(let inode): try fetch(inode)
+        }
+        return .goOn
+    }
+
+    // MARK: Steps
+
+    private func setAttributes(_ plan: AttributesPlan) throws(StoreError) {
+        do {
+            let metadata = try store.setAttributes(plan.attributes, at: plan.path, ifVersion: plan.version)
+            try catalog { () throws(CatalogError) in try journal.attributesWereSet(plan, to: metadata) }
+        } catch {
+            guard error.code == .preconditionFailed || error.code == .notFound else { throw error }
+            try lookAgain(at: plan.path)
+        }
+    }
+
+    private func createDirectory(_ plan: DirectoryPlan) throws(StoreError) {
+        do {
+            try store.createDirectory(at: plan.target, plan.attributes)
+            try catalog { () throws(CatalogError) in try journal.directoryWasMade(plan) }
+        } catch {
+            guard error.code == .notADirectory || error.code == .alreadyExists else { throw error }
+            try lookAgain(at: plan.target)
+        }
+    }
+
+    private func copy(_ plan: CopyPlan) throws(StoreError) {
+        do {
+            let condition = try checked(plan.condition, at: plan.target)
+            let metadata = try store.copy(
+                plan.source, to: plan.target,
+                CopyOptions(sourceVersion: plan.sourceVersion, condition: condition, attributes: plan.attributes))
+            try catalog { () throws(CatalogError) in try journal.copied(plan, as: metadata) }
+        } catch {
+            switch error.code {
+            case .notFound: try lookAgain(at: plan.source)
+            case .preconditionFailed:
+                // It is one of the two that changed, or the copy was made before a crash.
+                let source = try found(at: plan.source)
+                let target = try found(at: plan.target)
+                if let source, let target, try isCopy(target, of: source, plan) {
+                    try catalog { () throws(CatalogError) in try journal.copied(plan, as: target) }
+                } else {
+                    if source?.version != plan.sourceVersion { try tell(source, at: plan.source) }
+                    try tell(target, at: plan.target)
+                }
+            case .unavailable, .timedOut:
+                // Done, perhaps, and only the answer was lost.
+                guard let source = try? found(at: plan.source), let target = try? found(at: plan.target),
+                    (try? isCopy(target, of: source, plan)) == true
+                else { throw error }
+                try catalog { () throws(CatalogError) in try journal.copied(plan, as: target) }
+            default: throw error
+            }
+        }
+    }
+
+    private func isCopy(_ target: Metadata, of source: Metadata, _ plan: CopyPlan) throws(StoreError) -> Bool {
+        guard plan.sourceVersion == source.version, plan.condition != target.version.map({ .ifVersion($0) }) else {
+            return false
+        }
+        return try hasSameBytes(plan.source, source, plan.target, target)
+    }
+
+    private func move(_ plan: MovePlan) throws(StoreError) {
+        do {
+            try store.move(plan.source, to: plan.target)
+        } catch {
+            switch error.code {
+            case .notFound:
+                // Moved before a crash, or taken away by somebody else.
+                guard let metadata = try found(at: plan.target), (metadata.kind == .directory) == plan.isDirectory
+                else {
+                    try tell(nil, at: plan.source)
+                    return
+                }
+            case .unavailable, .timedOut:
+                // Done, perhaps, and only the answer was lost.
+                guard (try? found(at: plan.source)) == .some(nil), let target = try? found(at: plan.target),
+                    (target.kind == .directory) == plan.isDirectory
+                else { throw error }
+            case .directoryNotEmpty, .alreadyExists, .notADirectory, .isADirectory:
+                try lookAgain(at: plan.target)
+                return
+            default: throw error
+            }
+        }
+        let metadata = plan.isDirectory ? nil : try store.metadata(of: plan.target)
+        try catalog { () throws(CatalogError) in try journal.moved(plan, as: metadata) }
+    }
+
+    private func list(_ directory: InodeID) throws(StoreError) {
+        guard
+            let listing = try catalog({ () throws(CatalogError) in try journal.beginListing(of: directory) })
+        else { return }
+        do {
+            try store.forEachPage(of: listing.path) { page throws(StoreError) in
+                let changes = try catalog { () throws(CatalogError) in try journal.merge(page.entries, into: listing) }
+                if !changes.isEmpty { onChange(changes) }
+            }
+        } catch {
+            guard error.code == .notFound || error.code == .notADirectory else { throw error }
+            try lookAgain(at: listing.path)
+            return
+        }
+        statistics.add(.directoriesListed)
+        let changes = try catalog { () throws(CatalogError) in try journal.endListing(listing) }
+        if !changes.isEmpty { onChange(changes) }
+    }
+
+    private func fetch(_ inode: InodeID) throws(StoreError) {
+        let content = try contents.openContent(of: inode)
+        defer { content.close() }
+        try content.fetchEverything()
+        try catalog { () throws(CatalogError) in try journal.pinContent(of: inode) }
+    }
+
+    // MARK: Helpers
+
+    /// What lies at `path` now; nil when the store says that nothing does.
+    func found(at path: StorePath) throws(StoreError) -> Metadata? {
+        do {
+            return try store.metadata(of: path)
+        } catch {
+            guard error.code == .notFound else { throw error }
+            return nil
+        }
+    }
+
+    /// Tells the catalog what really lies at `path`: the next plan takes it into account.
+    func lookAgain(at path: StorePath) throws(StoreError) { try tell(try found(at: path), at: path) }
+
+    func tell(_ metadata: Metadata?, at path: StorePath) throws(StoreError) {
+        let changes = try catalog { () throws(CatalogError) in try journal.foundOnStore(metadata, at: path) }
+        if !changes.isEmpty { onChange(changes) }
+    }
+
+    /// Asks in advance where a store does not check the condition of a write itself. That is no protection against
+    /// a write at the same moment, but against all before it.
+    ///
+    /// - Throws: `.preconditionFailed` as such a store would.
+    func checked(_ condition: WriteCondition, at path: StorePath) throws(StoreError) -> WriteCondition {
+        switch condition {
+        case .always: return .always
+        case .ifAbsent:
+            if store.capabilities.contains(.conditionalCreate) { return condition }
+            guard try found(at: path) == nil else {
+                throw StoreError(.preconditionFailed, "'\(path)' exists on the store", path: path)
+            }
+        case .ifVersion(let version):
+            if store.capabilities.contains(.conditionalReplace) { return condition }
+            guard let metadata = try found(at: path), metadata.version == version else {
+                throw StoreError(.preconditionFailed, "'\(path)' changed on the store", path: path)
+            }
+        }
+        return .always
+    }
+
+    func catalog<Result>(_ body: () throws(CatalogError) -> Result) throws(StoreError) -> Result {
+        do throws(CatalogError) {
+            return try body()
+        } catch {
+            throw StoreError(error)
+        }
+    }
+}
+
+/// The kinds of step that ask something of the store.
+private enum StepKind: Hashable, CustomStringConvertible {
+    case upload, setAttributes, copy, createDirectory, move, delete, keepConflict, list, fetch
+
+    init?(_ step: SyncStep) {
+        switch step {
+        case .done, .blocked: return nil
+        case .upload: self = .upload
+        case .setAttributes: self = .setAttributes
+        case .copy: self = .copy
+        case .createDirectory: self = .createDirectory
+        case .move: self = .move
+        case .delete: self = .delete
+        case .keepConflict: self = .keepConflict
+        case .list: self = .list
+        case .fetch: self = .fetch
+        }
+    }
+
+    var description: String {
+        switch self {
+        case .upload: "an upload"
+        case .setAttributes: "a change of its attributes"
+        case .copy: "a copy"
+        case .createDirectory: "a new directory"
+        case .move: "a move"
+        case .delete: "a deletion"
+        case .keepConflict: "a conflict copy"
+        case .list: "a listing"
+        case .fetch: "a download"
+        }
+    }
+}

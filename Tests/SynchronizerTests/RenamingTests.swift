@@ -1,0 +1,199 @@
+import Catalog
+import Statistics
+import StoreAPI
+import StoreTesting
+import Stores
+import Testing
+import Threading
+
+@testable import Synchronizer
+
+/// Kinds of store that differ in what a rename costs.
+enum StoreShape: String, CaseIterable, Sendable {
+    case everything, copyOnly, nothing, flat, unconditional
+
+    var missing: StoreCapabilities.Features {
+        switch self {
+        case .everything: []
+        case .copyOnly: [.atomicMove, .directoryMove]
+        case .nothing: [.atomicMove, .directoryMove, .serverSideCopy, .rangeCopy]
+        case .flat: [.atomicMove, .directoryMove, .attributesInListing]
+        case .unconditional:
+            [.atomicMove, .directoryMove, .serverSideCopy, .rangeCopy, .conditionalCreate, .conditionalReplace]
+        }
+    }
+
+    func bench() throws -> Workbench { try Workbench(without: missing, realDirectories: self != .flat) }
+}
+
+@Suite("Renames, made good on each kind of store") struct RenamingTests {
+    @Test("two files exchange their names", arguments: StoreShape.allCases)
+    func exchange(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        try bench.write("a", "from a")
+        try bench.write("b", "from b, longer")
+        try bench.drain()
+        try bench.rename("a", to: "b", .exchange)
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(bench.text("a") == "from b, longer")
+        #expect(bench.text("b") == "from a")
+        #expect(try bench.files() == ["a", "b"])
+    }
+
+    @Test("names go round in a circle of three", arguments: StoreShape.allCases)
+    func circle(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        for name in ["a", "b", "c"] { try bench.write(name, "from " + name) }
+        try bench.drain()
+        try bench.rename("a", to: "t")
+        try bench.rename("b", to: "a")
+        try bench.rename("c", to: "b")
+        try bench.rename("t", to: "c")
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(bench.text("a") == "from b")
+        #expect(bench.text("b") == "from c")
+        #expect(bench.text("c") == "from a")
+        #expect(try bench.files() == ["a", "b", "c"])
+    }
+
+    @Test("a file replaces another one by rename, as editors save", arguments: StoreShape.allCases)
+    func replace(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        try bench.write("f", "old")
+        try bench.drain()
+        for round in 0..<5 {
+            try bench.write("f.tmp", "new \(round)")
+            if round % 2 == 0 { try bench.drain() }
+            try bench.rename("f.tmp", to: "f")
+            #expect(try bench.drain().itemsLeft == 0)
+            #expect(bench.text("f") == "new \(round)")
+            #expect(try bench.files() == ["f"])
+        }
+    }
+
+    @Test("a directory with many files is renamed", arguments: StoreShape.allCases)
+    func directory(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        let count = shape == .copyOnly ? 1_000 : 100
+        try bench.makeDirectory("old")
+        try bench.makeDirectory("old/sub")
+        for number in 0..<count { try bench.write("old/\(number)", "text \(number)") }
+        try bench.write("old/sub/deep", "deep")
+        #expect(try bench.drain().itemsLeft == 0)
+        try bench.rename("old", to: "new")
+        #expect(try bench.drain(within: .seconds(120)).itemsLeft == 0)
+        #expect(try bench.files().count == count + 1)
+        #expect(bench.text("new/sub/deep") == "deep")
+        for number in stride(from: 0, to: count, by: 17) { #expect(bench.text("new/\(number)") == "text \(number)") }
+        #expect(try bench.files().allSatisfy { $0.hasPrefix("new/") })
+    }
+
+    @Test("a renamed file that was not uploaded yet goes out once, under its new name", arguments: StoreShape.allCases)
+    func dirty(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        try bench.makeDirectory("d")
+        try bench.write("f", "1")
+        try bench.rename("f", to: "d/g")
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(try bench.files() == ["d/g"])
+        #expect(bench.store.puts == [StorePath("d/g")!])
+    }
+
+    @Test("a directory is deleted with all in it, and made anew with the same names", arguments: StoreShape.allCases)
+    func deleteAndMakeAnew(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        try bench.makeDirectory("d")
+        for number in 0..<50 { try bench.write("d/\(number)", "old \(number)") }
+        try bench.drain()
+        for number in 0..<50 { try bench.delete("d/\(number)") }
+        try bench.delete("d")
+        try bench.makeDirectory("d")
+        for number in 0..<25 { try bench.write("d/\(number)", "new \(number)") }
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(try bench.files().count == 25)
+        for number in 0..<25 { #expect(bench.text("d/\(number)") == "new \(number)") }
+    }
+
+    @Test("a deleted tree is gone from the store, in a few requests", arguments: StoreShape.allCases)
+    func deleteTree(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        for directory in ["a", "a/b", "a/b/c"] {
+            try bench.makeDirectory(directory)
+            for number in 0..<40 { try bench.write("\(directory)/f\(number)", "\(number)") }
+        }
+        try bench.drain()
+        bench.synchronizer.stop()
+        for directory in ["a/b/c", "a/b", "a"] {
+            for number in 0..<40 { try bench.delete("\(directory)/f\(number)") }
+            try bench.delete(directory)
+        }
+        try bench.restart()
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(try bench.files() == [])
+        #expect(try bench.memory.list(.root, after: nil).entries.isEmpty)
+        #expect(bench.store.deletions.count < 30, "\(bench.store.deletions.count) requests")
+    }
+
+    @Test("a directory that others have put a file into is not deleted on the store, and its file stays")
+    func foreignFileInDeletedDirectory() throws {
+        let bench = try Workbench()
+        try bench.makeDirectory("d")
+        try bench.write("d/f", "ours")
+        try bench.drain()
+        try bench.writeForeign("d/theirs", "theirs")
+        try bench.delete("d/f")
+        try bench.delete("d")
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(try bench.files() == ["d/theirs"])
+        #expect(bench.statistics.snapshot().errors.contains { $0.kind == "notDeleted" })
+    }
+
+    @Test("random changes with random faults end with the same tree on the store", arguments: StoreShape.allCases)
+    func random(shape: StoreShape) throws {
+        let seed = UInt64.random(in: 0 ... .max)
+        var random = SplitMix(seed: seed)
+        let bench = try shape.bench()
+        bench.synchronizer.start()
+        bench.faults.inject(.fail(StoreError(.corrupted, "random")), on: .put, .every(7))
+        bench.faults.inject(.loseAnswer, on: .put, .every(11))
+        bench.faults.inject(.loseAnswer, on: .copy, .every(5))
+        bench.faults.inject(.loseAnswer, on: .move, .every(5))
+        bench.faults.inject(.loseAnswer, on: .delete, .every(6))
+        var model: [String: String] = [:]
+        let directories = ["x", "y"]
+        for directory in directories { try bench.makeDirectory(directory) }
+        func name() -> String {
+            "\(directories.randomElement(using: &random)!)/f\(Int.random(in: 0..<8, using: &random))"
+        }
+        for step in 0..<150 {
+            let path = name()
+            switch Int.random(in: 0..<10, using: &random) {
+            case 0..<4:
+                let text = "step \(step)"
+                try bench.write(path, text)
+                model[path] = text
+            case 4..<6 where model[path] != nil:
+                try bench.delete(path)
+                model[path] = nil
+            case 6..<9 where model[path] != nil:
+                let target = name()
+                guard target != path else { continue }
+                if model[target] != nil, Bool.random(using: &random) {
+                    try bench.rename(path, to: target, .exchange)
+                    (model[path], model[target]) = (model[target], model[path])
+                } else {
+                    try bench.rename(path, to: target)
+                    model[target] = model[path]
+                    model[path] = nil
+                }
+            default: break
+            }
+            if step % 50 == 49 { try bench.drain(within: .seconds(100)) }
+        }
+        bench.faults.heal()
+        #expect(try bench.drain(within: .seconds(100)).itemsLeft == 0, "seed \(seed)")
+        var found: [String: String] = [:]
+        for path in try bench.files() { found[path] = bench.text(path) }
+        #expect(found == model, "seed \(seed)")
+    }
+}
