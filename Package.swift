@@ -56,6 +56,12 @@ let package = Package(
                 "Threading", "StoreAPI", "Statistics", "Catalog", "Caching",
                 .product(name: "Logging", package: "swift-log"),
             ]),
+        room(
+            "VFS",
+            [
+                "Threading", "StoreAPI", "Statistics", "Catalog", "Caching", "Synchronizer",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         room("StoreTesting", ["Threading", "StoreAPI"]),
 
         tests("ThreadingTests", ["Threading"]),
@@ -70,6 +76,12 @@ let package = Package(
             "SynchronizerTests",
             [
                 "Synchronizer", "Catalog", "Caching", "Stores", "StoreAPI", "StoreTesting", "Statistics", "Threading",
+            ]),
+        tests(
+            "VFSTests",
+            [
+                "VFS", "Caching", "Catalog", "Statistics", "StoreAPI", "StoreTesting", "Stores", "Synchronizer",
+                "Threading",
             ]),
     ],
     swiftLanguageModes: [.v6]

@@ -1,0 +1,235 @@
+import Catalog
+import Statistics
+import StoreAPI
+import Threading
+
+/// Asks the store for what its listings do not tell (mode, owner, times, the targets of symbolic links): for a whole
+/// directory ahead, many at once, and first of all for those that somebody waits for.
+///
+/// Lock order: the state's lock is a leaf; the catalog and those who wait are called outside of it.
+final class AttributeReader: Sendable {
+    private struct Job {
+        var isRunning = false
+        var waiters: [Parked<Bool>] = []
+    }
+
+    private struct State {
+        var jobs: [InodeID: Job] = [:]
+        /// Somebody waits for these.
+        var urgent = Queue<InodeID>()
+        var ahead = Queue<ContentQuestion>()
+        /// Directories that have more questions behind this inode.
+        var sources = Queue<(directory: InodeID, after: InodeID?)>()
+        var quietUntil: MonotonicTime?
+        var isShutDown = false
+    }
+
+    /// Questions in flight at once: 1,000 files take 32 round trips instead of 1,000.
+    private static let parallel = 32
+    private static let page = 256
+    /// Longest target of a symbolic link, as of symlink(2) on Linux.
+    private static let longestTarget: Int64 = 4095
+
+    private let state = Lock(State())
+    private let backing: Backing
+    private let pool = WorkerPool(name: "vfs-attributes", limit: AttributeReader.parallel)
+    private let surroundings: Surroundings
+    private let changed: @Sendable ([NamespaceChange]) -> Void
+    private let vanished: @Sendable (StorePath) -> Void
+
+    /// - Parameters:
+    ///   - changed: Told what each answer changed.
+    ///   - vanished: Told what is not on the store any more.
+    init(
+        backing: Backing, surroundings: Surroundings, changed: @escaping @Sendable ([NamespaceChange]) -> Void,
+        vanished: @escaping @Sendable (StorePath) -> Void
+    ) {
+        self.backing = backing
+        self.surroundings = surroundings
+        self.changed = changed
+        self.vanished = vanished
+    }
+
+    /// Fills in what is not known of the files in `directory`, in the background.
+    func readAhead(_ directory: InodeID) {
+        guard backing.store.capabilities.contains(.attributes) else { return }
+        state.withLock { $0.sources.append((directory, nil)) }
+        pool.submit { [self] in fill() }
+    }
+
+    /// Calls `body` once, on another thread, when the attributes of `inode` are known (true) or it is clear that
+    /// they will not be for now (false): at once where the store has not answered a moment ago.
+    func whenKnown(_ inode: InodeID, within bound: Duration, _ body: @escaping @Sendable (Bool) -> Void) {
+        let now = surroundings.clock.monotonic
+        let isQuiet = state.withLock { $0.isShutDown || ($0.quietUntil.map { $0 > now } ?? false) }
+        if isQuiet { return body(false) }
+        let parked = surroundings.parking.park(for: bound, late: false, ended: false, body)
+        let isAccepted = state.withLock { state in
+            guard !state.isShutDown else { return false }
+            state.jobs[inode, default: Job()].waiters.append(parked)
+            state.urgent.append(inode)
+            return true
+        }
+        guard isAccepted else { return parked.answer(false) }
+        pool.submit { [self] in step() }
+    }
+
+    func shutdown() {
+        let waiters = state.withLock { state in
+            state.isShutDown = true
+            state.urgent.removeAll()
+            state.ahead.removeAll()
+            state.sources.removeAll()
+            defer { state.jobs = [:] }
+            return state.jobs.values.flatMap(\.waiters)
+        }
+        pool.shutdown()
+        for parked in waiters { parked.answer(false) }
+    }
+
+    /// Takes the next page of questions of a directory into the queue.
+    private func fill() {
+        guard let source = state.withLock({ $0.sources.popFirst() }) else { return }
+        do {
+            let questions = try backing.catalog.unknownAttributes(
+                in: source.directory, after: source.after, limit: Self.page)
+            let isAccepted = state.withLock { state in
+                guard !state.isShutDown else { return false }
+                for question in questions where state.jobs[question.inode] == nil {
+                    state.jobs[question.inode] = Job()
+                    state.ahead.append(question)
+                }
+                if questions.count == Self.page { state.sources.append((source.directory, questions.last?.inode)) }
+                return true
+            }
+            guard isAccepted else { return }
+            for _ in questions { pool.submit { [self] in step() } }
+        } catch {
+            report(error)
+        }
+    }
+
+    /// Asks the most urgent question.
+    private func step() {
+        enum Work { case urgent(InodeID), ahead(ContentQuestion, isLast: Bool) }
+        let work = state.withLock { state -> Work? in
+            while let inode = state.urgent.popFirst() {
+                guard state.jobs[inode]?.isRunning == false else { continue }
+                state.jobs[inode]?.isRunning = true
+                return .urgent(inode)
+            }
+            while let question = state.ahead.popFirst() {
+                guard state.jobs[question.inode]?.isRunning == false else { continue }
+                state.jobs[question.inode]?.isRunning = true
+                return .ahead(question, isLast: state.ahead.count == Self.parallel && !state.sources.isEmpty)
+            }
+            return nil
+        }
+        switch work {
+        case nil: fillIfEmpty()
+        case .ahead(let question, let isLast):
+            if isLast { pool.submit { [self] in fill() } }
+            ask(question)
+        case .urgent(let inode):
+            do {
+                if let question = try backing.catalog.unknownAttributes(of: inode) {
+                    ask(question)
+                } else {
+                    end(inode, true)
+                }
+            } catch {
+                report(error)
+                end(inode, false)
+            }
+        }
+    }
+
+    private func fillIfEmpty() {
+        if state.withLock({ $0.ahead.isEmpty && !$0.sources.isEmpty }) { fill() }
+    }
+
+    private func ask(_ question: ContentQuestion) {
+        do {
+            let metadata = try backing.store.metadata(of: question.path)
+            var target: [UInt8]?
+            if metadata.kind == .symbolicLink, metadata.size <= Self.longestTarget {
+                let sink = MemorySink()
+                _ = try backing.store.read(question.path, ReadRequest(version: metadata.version), into: sink)
+                target = sink.bytes
+            }
+            surroundings.statistics.add(.attributesFetched)
+            do {
+                changed(try backing.catalog.learnAttributes(metadata, target: target, of: question))
+                end(question.inode, true)
+            } catch {
+                report(error)
+                end(question.inode, false)
+            }
+        } catch {
+            failed(question, error)
+        }
+    }
+
+    private func failed(_ question: ContentQuestion, _ error: StoreError) {
+        defer { end(question.inode, false) }
+        if error.code == .notFound { return vanished(question.path) }
+        surroundings.statistics.report(
+            kind: error.code.rawValue, message: "cannot read the attributes of '\(question.path)': \(error.message)",
+            advice: "Defaults are shown meanwhile. It is tried again when the file is looked at.")
+        if error.isAboutWholeStore { beQuiet(for: max(.seconds(2), error.retryAfter ?? .zero)) }
+    }
+
+    /// The other questions would fail as well, each after its time: they are left for those who look.
+    private func beQuiet(for duration: Duration) {
+        let until = surroundings.clock.monotonic + duration
+        let waiters = state.withLock { state in
+            state.quietUntil = until
+            state.urgent.removeAll()
+            state.ahead.removeAll()
+            state.sources.removeAll()
+            let dropped = state.jobs.filter { !$0.value.isRunning }
+            for inode in dropped.keys { state.jobs[inode] = nil }
+            return dropped.values.flatMap(\.waiters)
+        }
+        for parked in waiters { parked.answer(false) }
+    }
+
+    private func end(_ inode: InodeID, _ isKnown: Bool) {
+        let waiters = state.withLock { $0.jobs.removeValue(forKey: inode)?.waiters ?? [] }
+        for parked in waiters { parked.answer(isKnown) }
+    }
+
+    private func report(_ error: CatalogError) {
+        surroundings.statistics.report(
+            kind: "catalog", message: error.message, advice: "Check the disk that holds the cache folder.")
+    }
+}
+
+/// First in, first out.
+struct Queue<Element> {
+    private var elements: [Element?] = []
+    private var head = 0
+
+    var count: Int { elements.count - head }
+    var isEmpty: Bool { count == 0 }
+
+    mutating func append(_ element: Element) { elements.append(element) }
+
+    mutating func popFirst() -> Element? {
+        guard head < elements.count else { return nil }
+        defer {
+            elements[head] = nil
+            head += 1
+            if head >= 1024, head * 2 >= elements.count {
+                elements.removeSubrange(..<head)
+                head = 0
+            }
+        }
+        return elements[head]
+    }
+
+    mutating func removeAll() {
+        elements = []
+        head = 0
+    }
+}

@@ -1,0 +1,292 @@
+import Catalog
+import Statistics
+import StoreAPI
+import Threading
+
+/// Lists directories of the store into the catalog: each at most once at a time, for all who wait for it.
+///
+/// Lock order: the state's lock is a leaf; the catalog and those who wait are called outside of it.
+final class DirectoryLister: Sendable {
+    enum Outcome: Sendable {
+        /// Up to now, as far as the store tells.
+        case listed
+        /// The name that was asked for has been merged; the rest may still be to come.
+        case named
+        case failed(FileSystemError)
+        /// The listing has not ended within the bound.
+        case late
+        case ended
+    }
+
+    /// What is to be expected of a listing.
+    enum Outlook: Sendable {
+        case good
+        /// The last attempt failed. `isWorthATry`: some time has passed since.
+        case failing(FileSystemError, isDown: Bool, isWorthATry: Bool)
+    }
+
+    private struct Waiter {
+        let name: FileName?
+        let parked: Parked<Outcome>
+    }
+
+    private struct Job {
+        var waiters: [Waiter] = []
+        /// Names that this listing has merged, as far as it is worth remembering.
+        var merged: Set<FileName> = []
+    }
+
+    private struct Failure {
+        var error: FileSystemError
+        var count = 0
+        var tryAgainAt: MonotonicTime
+    }
+
+    private struct State {
+        var jobs: [InodeID: Job] = [:]
+        /// Directories that the store refuses to list, while it answers for others.
+        var refused: [InodeID: Failure] = [:]
+        /// The store cannot be asked at all.
+        var down: Failure?
+        var lastSuccess: MonotonicTime?
+        var isShutDown = false
+    }
+
+    private static let longestBackoff = Duration.seconds(15)
+    private static let namesRemembered = 100_000
+    /// Entries merged in one transaction: others wait for the catalog in between.
+    private static let slice = 256
+    private static let backlogLimit = 1000
+
+    private let state = Lock(State())
+    private let backing: Backing
+    private let pool: WorkerPool
+    private let surroundings: Surroundings
+    private let changed: @Sendable ([NamespaceChange]) -> Void
+    private let learnMore: @Sendable (InodeID) -> Void
+
+    /// - Parameters:
+    ///   - changed: Told what each merge changed.
+    ///   - learnMore: Told when a directory has been listed.
+    init(
+        backing: Backing, pool: WorkerPool, surroundings: Surroundings,
+        changed: @escaping @Sendable ([NamespaceChange]) -> Void, learnMore: @escaping @Sendable (InodeID) -> Void
+    ) {
+        self.backing = backing
+        self.pool = pool
+        self.surroundings = surroundings
+        self.changed = changed
+        self.learnMore = learnMore
+    }
+
+    func outlook(for directory: InodeID) -> Outlook {
+        let now = surroundings.clock.monotonic
+        return state.withLock { state in
+            if let down = state.down {
+                return .failing(down.error, isDown: true, isWorthATry: down.tryAgainAt <= now)
+            }
+            if let refused = state.refused[directory] {
+                return .failing(refused.error, isDown: false, isWorthATry: refused.tryAgainAt <= now)
+            }
+            return .good
+        }
+    }
+
+    /// Lists `directory` (or joins the listing under way) and calls `body` once: on another thread, but for a name
+    /// that the listing under way has merged already.
+    func list(
+        _ directory: InodeID, wanting name: FileName?, within bound: Duration,
+        _ body: @escaping @Sendable (Outcome) -> Void
+    ) {
+        let isMerged = state.withLock { state in
+            name.map { state.jobs[directory]?.merged.contains($0) ?? false } ?? false
+        }
+        if isMerged { return body(.named) }
+        let parked = surroundings.parking.park(for: bound, late: Outcome.late, ended: .ended, body)
+        enqueue(directory, Waiter(name: name, parked: parked))
+    }
+
+    /// Lists `directory` for nobody in particular.
+    func refresh(_ directory: InodeID) {
+        if pool.backlog < Self.backlogLimit { enqueue(directory, nil) }
+    }
+
+    /// Somebody waited in vain. When nothing has come from the store meanwhile, it counts as down.
+    func noteLate(after bound: Duration) {
+        let now = surroundings.clock.monotonic
+        state.withLock { state in
+            if let success = state.lastSuccess, success + bound > now { return }
+            if state.down == nil { state.down = Failure(error: .timedOut, tryAgainAt: now) }
+        }
+    }
+
+    func shutdown() {
+        let waiters = state.withLock { state in
+            state.isShutDown = true
+            defer { state.jobs = [:] }
+            return state.jobs.values.flatMap(\.waiters)
+        }
+        for waiter in waiters { waiter.parked.answer(.ended) }
+    }
+
+    private func enqueue(_ directory: InodeID, _ waiter: Waiter?) {
+        enum Step { case start, join, named, ended }
+        let step = state.withLock { state -> Step in
+            if state.isShutDown { return .ended }
+            guard var job = state.jobs.removeValue(forKey: directory) else {
+                state.jobs[directory] = Job(waiters: waiter.map { [$0] } ?? [])
+                return .start
+            }
+            // The page may have come since it was asked for.
+            let isNamed = waiter?.name.map { job.merged.contains($0) } ?? false
+            if let waiter, !isNamed { job.waiters.append(waiter) }
+            state.jobs[directory] = job
+            return isNamed ? .named : .join
+        }
+        switch step {
+        case .start: pool.submit { [self] in run(directory) }
+        case .named: waiter?.parked.answer(.named)
+        case .ended: waiter?.parked.answer(.ended)
+        case .join: break
+        }
+    }
+
+    private func run(_ directory: InodeID) {
+        do {
+            try listAll(directory)
+            end(directory, .listed)
+            learnMore(directory)
+        } catch {
+            end(directory, .failed(error))
+        }
+    }
+
+    private func listAll(_ directory: InodeID) throws(FileSystemError) {
+        let catalog = backing.catalog
+        guard let plan = try asked({ () throws(CatalogError) in try catalog.beginListing(of: directory) }) else {
+            return
+        }
+        var cursor: ListCursor?
+        repeat {
+            let page: ListPage
+            do { page = try backing.store.list(plan.path, after: cursor) } catch {
+                throw failed(directory, plan.path, error)
+            }
+            succeeded(directory)
+            for name in page.refusedNames {
+                surroundings.statistics.report(
+                    kind: "refusedName",
+                    message: "'\(name)' in '\(plan.path)' on the store is no legal file name and is not shown",
+                    advice: "Rename it with the provider's own tools.")
+            }
+            let entries = prepared(page.entries, isRoot: directory == .root)
+            var rest = entries[...]
+            while !rest.isEmpty {
+                let slice = Array(rest.prefix(Self.slice))
+                rest = rest.dropFirst(slice.count)
+                let changes = try asked { () throws(CatalogError) in try catalog.merge(slice, into: plan) }
+                changed(changes)
+                merged(slice.map(\.name), directory)
+            }
+            cursor = page.next
+        } while cursor != nil
+        changed(try asked { () throws(CatalogError) in try catalog.endListing(plan) })
+        surroundings.statistics.add(.directoriesListed)
+    }
+
+    /// Without what is the program's own, and with "the store keeps none" told apart from "the listing does not say".
+    private func prepared(_ entries: [ListEntry], isRoot: Bool) -> [ListEntry] {
+        let capabilities = backing.store.capabilities
+        let isTold = !capabilities.contains(.attributes) || capabilities.contains(.attributesInListing)
+        return entries.compactMap { entry in
+            if isRoot, entry.name == Volume.reservedName { return nil }
+            guard isTold, entry.metadata.attributes == nil else { return entry }
+            var entry = entry
+            entry.metadata.attributes = Attributes()
+            return entry
+        }
+    }
+
+    private func merged(_ names: [FileName], _ directory: InodeID) {
+        let found = state.withLock { state -> [Waiter] in
+            guard var job = state.jobs.removeValue(forKey: directory) else { return [] }
+            defer { state.jobs[directory] = job }
+            if job.merged.count < Self.namesRemembered { job.merged.formUnion(names) }
+            guard job.waiters.contains(where: { $0.name != nil }) else { return [] }
+            let new = Set(names)
+            let split = job.waiters.partition { $0.name.map { new.contains($0) } ?? false }
+            defer { job.waiters.removeSubrange(split...) }
+            return Array(job.waiters[split...])
+        }
+        for waiter in found { waiter.parked.answer(.named) }
+    }
+
+    private func end(_ directory: InodeID, _ outcome: Outcome) {
+        let waiters = state.withLock { $0.jobs.removeValue(forKey: directory)?.waiters ?? [] }
+        for waiter in waiters { waiter.parked.answer(outcome) }
+    }
+
+    private func succeeded(_ directory: InodeID) {
+        let now = surroundings.clock.monotonic
+        state.withLock {
+            $0.down = nil
+            $0.lastSuccess = now
+            $0.refused[directory] = nil
+        }
+    }
+
+    private func failed(_ directory: InodeID, _ path: StorePath, _ error: StoreError) -> FileSystemError {
+        let cause = FileSystemError(error)
+        let now = surroundings.clock.monotonic
+        state.withLock { state in
+            if error.isAboutWholeStore {
+                // Those that were under way together count as one.
+                guard state.down.map({ $0.tryAgainAt <= now }) ?? true else { return }
+                state.down = Self.next(state.down, cause, error, now)
+            } else {
+                if state.refused.count > 10_000 { state.refused = [:] }
+                state.refused[directory] = Self.next(state.refused[directory], cause, error, now)
+                state.lastSuccess = now
+            }
+        }
+        surroundings.statistics.report(
+            kind: error.code.rawValue, message: "cannot list '\(path)': \(error.message)",
+            advice: "What has been listed before is still shown. It is tried again when the directory is used.")
+        if error.code == .notFound { distrustParent(of: directory) }
+        return cause
+    }
+
+    private static func next(_ last: Failure?, _ cause: FileSystemError, _ error: StoreError, _ now: MonotonicTime)
+        -> Failure
+    {
+        let count = (last?.count ?? 0) + 1
+        let backoff = min(.seconds(1 << min(count - 1, 4)), longestBackoff)
+        return Failure(error: cause, count: count, tryAgainAt: now + max(backoff, error.retryAfter ?? .zero))
+    }
+
+    /// The store says that the directory is not there: the one above it shows something that is gone.
+    private func distrustParent(of directory: InodeID) {
+        guard directory != .root else { return }
+        do {
+            guard let parent = try backing.catalog.parent(of: directory) else { return }
+            try backing.catalog.distrustListing(of: parent)
+            refresh(parent)
+        } catch {
+            surroundings.statistics.report(
+                kind: "catalog", message: error.message, advice: "Check the disk that holds the cache folder.")
+        }
+    }
+}
+
+extension StoreError {
+    /// Whether other requests to the same store can be expected to fail as well.
+    var isAboutWholeStore: Bool {
+        switch code {
+        case .storeNotFound, .authenticationFailed, .throttled, .timedOut, .unavailable, .certificateRejected: true
+        case .notFound, .alreadyExists, .notADirectory, .isADirectory, .directoryNotEmpty, .preconditionFailed,
+            .accessDenied, .quotaExceeded, .tooLarge, .invalidName, .invalidArgument, .unsupported, .corrupted,
+            .cancelled, .readOnly, .noLocalSpace, .internal:
+            false
+        }
+    }
+}

@@ -1,0 +1,217 @@
+import Caching
+import Catalog
+import Glibc
+import StoreAPI
+import Synchronization
+import Threading
+
+/// A write that may have to wait for room in the cache: the bytes are copied only then.
+private final class WriteParcel: Sendable {
+    enum State {
+        /// The caller's buffer is still valid: the calling thread writes.
+        case early
+        /// There is room (or there will be none), before the calling thread has looked.
+        case decided(CacheError?)
+        /// The calling thread has gone; these are its bytes.
+        case waiting([UInt8])
+    }
+    let state = Lock(State.early)
+}
+
+extension Volume {
+    // MARK: Opening
+
+    func open(_ inode: InodeID, flags: Int32, by caller: Caller) throws(FileSystemError) -> OpenFile {
+        let isWritable = flags & O_ACCMODE != O_RDONLY
+        if isWritable || flags & O_TRUNC != 0 { try mayChange() }
+        var record = try existing(inode)
+        switch record.kind {
+        case .file: break
+        case .directory: throw .isADirectory
+        case .symbolicLink: throw .loop
+        case .fifo, .characterDevice, .blockDevice, .socket: throw .unsupported
+        }
+        let content = try cached { () throws(CacheError) in try cache.open(inode) }
+        do {
+            if flags & O_TRUNC != 0 {
+                try cached { () throws(CacheError) in
+                    try content.truncate(to: 0)
+                    try content.save()
+                }
+                record = try clearPrivileges(record, by: caller)
+                changedHere()
+            }
+        } catch {
+            content.close()
+            throw error
+        }
+        let node = nodes.open(inode)
+        if isWritable, record.mode & 0o6111 != 0 { node.mayHavePrivileges.store(true, ordering: .relaxed) }
+        let handle = FileHandle(volume: self, inode: inode, node: node, content: content, isWritable: isWritable)
+        // The bytes of an inode change through this mount only: what the kernel has of it is right.
+        return OpenFile(handle: handles.add(.file(handle)), keepCache: true, directIO: false)
+    }
+
+    func release(_ handle: FileHandle) throws(FileSystemError) {
+        defer {
+            handle.content.close()
+            closed(handle.inode)
+        }
+        if handle.isWritable { try flush(handle) }
+    }
+
+    // MARK: Reading
+
+    func read(
+        _ handle: FileHandle, at offset: Int64, count: Int,
+        _ reply: @escaping FileSystem.Reply<UnsafeRawBufferPointer>
+    ) {
+        guard offset >= 0, count >= 0 else { return reply(.failure(.invalid)) }
+        handle.content.read(at: offset, count: count, pattern: handle.pattern) { result in
+            switch result {
+            case .success(let bytes): reply(.success(bytes))
+            case .failure(let error): reply(.failure(FileSystemError(error)))
+            }
+        }
+    }
+
+    func seek(_ handle: FileHandle, _ offset: Int64, toHole: Bool) throws(FileSystemError) -> Int64 {
+        guard offset >= 0,
+            let found = try cached({ () throws(CacheError) in try handle.content.seek(offset, toHole: toHole) })
+        else { throw .system(ENXIO) }
+        return found
+    }
+
+    // MARK: Writing
+
+    func write(
+        _ handle: FileHandle, at offset: Int64, _ bytes: UnsafeRawBufferPointer, by caller: Caller,
+        _ reply: @escaping FileSystem.Reply<Int>
+    ) {
+        let count = bytes.count
+        do { try mayWrite(handle, at: offset, count: Int64(count), by: caller) } catch {
+            return reply(.failure(error))
+        }
+        let parcel = WriteParcel()
+        @Sendable func write(_ bytes: UnsafeRawBufferPointer, _ failure: CacheError?) {
+            answer(reply) { () throws(FileSystemError) in
+                try cached { () throws(CacheError) in
+                    if let failure { throw failure }
+                    try handle.content.write(bytes, at: offset)
+                }
+                return count
+            }
+        }
+        cache.reserve(Int64(count)) { failure in
+            let waiting: [UInt8]? = parcel.state.withLock { state in
+                guard case .waiting(let copy) = state else {
+                    state = .decided(failure)
+                    return nil
+                }
+                return copy
+            }
+            waiting?.withUnsafeBytes { write($0, failure) }
+        }
+        enum Step { case wait, write(CacheError?) }
+        let step = parcel.state.withLock { state -> Step in
+            if case .decided(let failure) = state { return .write(failure) }
+            state = .waiting(Array(bytes))
+            return .wait
+        }
+        switch step {
+        case .write(let failure): write(bytes, failure)
+        case .wait: break
+        }
+    }
+
+    private func mayWrite(_ handle: FileHandle, at offset: Int64, count: Int64, by caller: Caller)
+        throws(FileSystemError)
+    {
+        try mayChange()
+        guard handle.isWritable else { throw .badHandle }
+        guard offset >= 0 else { throw .invalid }
+        let (end, isTooLarge) = offset.addingReportingOverflow(count)
+        guard !isTooLarge else { throw .tooLarge }
+        if let largest = backing.store.capabilities.largestObject, end > largest { throw .tooLarge }
+        if handle.node.mayHavePrivileges.load(ordering: .relaxed) {
+            let record = try clearPrivileges(existing(handle.inode), by: caller)
+            handle.node.mayHavePrivileges.store(record.mode & 0o6000 != 0, ordering: .relaxed)
+        }
+    }
+
+    /// close(2): what was written survives the end of this process.
+    func flush(_ handle: FileHandle) throws(FileSystemError) {
+        guard handle.isWritable else { return }
+        try cached { () throws(CacheError) in try handle.content.save() }
+        changedHere()
+    }
+
+    /// fsync(2), which waits for the disk.
+    func synchronize(_ handle: FileHandle, _ reply: @escaping FileSystem.Reply<Void>) {
+        surroundings.work(reply) { [self] in
+            do throws(CacheError) { try handle.content.synchronize() } catch { return .failure(FileSystemError(error)) }
+            changedHere()
+            return .success(())
+        }
+    }
+
+    // MARK: Space
+
+    func allocate(
+        _ handle: FileHandle, mode: Int32, range: Range<Int64>, _ reply: @escaping FileSystem.Reply<Void>
+    ) {
+        enum Kind { case allocate, punch, zero }
+        let keepsSize = mode & FALLOC_FL_KEEP_SIZE != 0
+        let kind: Kind
+        switch mode {
+        case 0, FALLOC_FL_KEEP_SIZE: kind = .allocate
+        case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE: kind = .punch
+        case FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE: kind = .zero
+        default: return reply(.failure(.unsupported))
+        }
+        do throws(FileSystemError) {
+            guard range.lowerBound >= 0, !range.isEmpty else { throw .invalid }
+            try mayWrite(handle, at: range.lowerBound, count: range.upperBound - range.lowerBound, by: .somebody)
+        } catch { return reply(.failure(error)) }
+        @Sendable func perform(_ failure: CacheError?) {
+            answer(reply) { () throws(FileSystemError) in
+                try cached { () throws(CacheError) in
+                    if let failure { throw failure }
+                    switch kind {
+                    case .allocate: try handle.content.allocate(range, keepSize: keepsSize)
+                    case .punch: try handle.content.punchHole(range)
+                    case .zero: try handle.content.zero(range, keepSize: keepsSize)
+                    }
+                }
+            }
+        }
+        switch kind {
+        case .allocate: cache.reserve(range.upperBound - range.lowerBound) { perform($0) }
+        case .punch, .zero: perform(nil)
+        }
+    }
+
+    func copyRange(
+        from source: FileHandle, at offset: Int64, to target: FileHandle, at targetOffset: Int64, count: Int64,
+        _ reply: @escaping FileSystem.Reply<Int64>
+    ) {
+        // What lies behind the source's end is not copied, and does not count against the largest size.
+        let count = min(count, max(source.content.size - offset, 0))
+        do throws(FileSystemError) {
+            guard offset >= 0, count >= 0 else { throw .invalid }
+            try mayWrite(target, at: targetOffset, count: count, by: .somebody)
+        } catch { return reply(.failure(error)) }
+        guard count > 0 else { return reply(.success(0)) }
+        source.content.copy(from: offset, to: target.content, at: targetOffset, count: count) { result in
+            switch result {
+            case .success(let copied): reply(.success(copied))
+            case .failure(let error): reply(.failure(FileSystemError(error)))
+            }
+        }
+    }
+}
+
+extension Caller {
+    /// For requests of which the kernel does not say who makes them: without root's rights.
+    fileprivate static let somebody = Caller(uid: 65534, gid: 65534, pid: 0)
+}

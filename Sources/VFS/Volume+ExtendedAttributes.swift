@@ -1,0 +1,116 @@
+import Caching
+import Catalog
+import StoreAPI
+import Synchronization
+
+extension Volume {
+    private static let longestName = 255
+    private static let longestValue = 64 << 10
+
+    /// What a name of an extended attribute means: decided here alone.
+    private enum AttributeName {
+        /// One that the user, or the kernel's security modules, set.
+        case kept
+        /// What the program tells about the file.
+        case told(Told)
+        /// A kind that is not kept: POSIX ACLs, and what is none of the kinds that Linux has.
+        case unsupported
+
+        init(_ name: String) {
+            if let told = Told(rawValue: name) {
+                self = .told(told)
+            } else if name.hasPrefix("user.") || name.hasPrefix("security.") || name.hasPrefix("trusted.") {
+                self = .kept
+            } else {
+                self = .unsupported
+            }
+        }
+    }
+
+    private enum Told: String {
+        /// 1: something here is newer than on the store; for a directory also of what lies below it.
+        case dirty = "user.cloudfusion.dirty"
+        /// "store": all bytes are on the store; "cache": some are here alone.
+        case location = "user.cloudfusion.location"
+        /// The store's version of the file.
+        case entityTag = "user.cloudfusion.etag"
+        /// How many bytes are in the cache, in decimal.
+        case cached = "user.cloudfusion.cached"
+        /// As ``dirty``, under the name that programs for CloudFusion's first version ask for.
+        case isDirty = "XATTR_IS_DIRTY"
+    }
+
+    func extendedAttribute(_ name: String, of inode: InodeID) throws(FileSystemError) -> [UInt8] {
+        switch AttributeName(name) {
+        case .unsupported: throw .unsupported
+        case .told(let told): return Array(try tell(told, of: existing(inode)).utf8)
+        case .kept:
+            let all = try asked { () throws(CatalogError) in try catalog.extendedAttributes(of: inode) }
+            guard let value = all[name] else { throw .noSuchAttribute }
+            return value
+        }
+    }
+
+    func extendedAttributeNames(of inode: InodeID) throws(FileSystemError) -> [String] {
+        try asked { () throws(CatalogError) in try catalog.extendedAttributes(of: inode).keys.sorted() }
+    }
+
+    func setExtendedAttribute(
+        _ name: String, to value: [UInt8], of inode: InodeID, _ mode: Catalog.AttributeMode
+    ) throws(FileSystemError) {
+        try mayChange()
+        switch AttributeName(name) {
+        case .unsupported: throw .unsupported
+        case .told: throw .accessDenied
+        case .kept: break
+        }
+        guard name.utf8.count <= Self.longestName else { throw .outOfRange }
+        guard value.count <= Self.longestValue else { throw .noSpace }
+        try asked { () throws(CatalogError) in
+            try catalog.setExtendedAttribute(name, to: value, of: inode, mode)
+        }
+        if name == Self.capabilities { nodes.node(inode)?.mayHavePrivileges.store(true, ordering: .relaxed) }
+        changedHere()
+    }
+
+    func removeExtendedAttribute(_ name: String, of inode: InodeID) throws(FileSystemError) {
+        try mayChange()
+        switch AttributeName(name) {
+        case .unsupported: throw .unsupported
+        case .told: throw .accessDenied
+        case .kept: break
+        }
+        try asked { () throws(CatalogError) in try catalog.removeExtendedAttribute(name, of: inode) }
+        changedHere()
+    }
+
+    private func tell(_ told: Told, of record: InodeRecord) throws(FileSystemError) -> String {
+        try asked { () throws(CatalogError) in
+            let content = record.kind == .file ? try catalog.content(of: record.id) : nil
+            switch told {
+            case .dirty, .isDirty:
+                if content?.isDirty == true { return "1" }
+                guard let path = try catalog.path(of: record.id) else { return "0" }
+                return try catalog.pendingBelow(path).items > 0 ? "1" : "0"
+            case .location:
+                guard let content else { throw CatalogError(.noSuchAttribute, "only files have a location") }
+                return content.isDirty || content.source == nil ? "cache" : "store"
+            case .entityTag:
+                guard let version = content?.source?.version else {
+                    throw CatalogError(.noSuchAttribute, "the store has no version of it")
+                }
+                return version.text
+            case .cached:
+                guard let content else { throw CatalogError(.noSuchAttribute, "only files are cached") }
+                return String(cache.opened(record.id)?.cachedBytes ?? Self.cachedBytes(content))
+            }
+        }
+    }
+
+    /// Ranges behind the source's end count as present and are no bytes of the cache.
+    private static func cachedBytes(_ content: ContentRecord) -> Int64 {
+        content.present.ranges.reduce(0) { sum, range in
+            sum + max(min(range.upperBound, content.size) - range.lowerBound, 0)
+        }
+    }
+}

@@ -1,0 +1,220 @@
+import Caching
+import Catalog
+import Glibc
+import StoreAPI
+import StoreTesting
+import Stores
+import Testing
+import Threading
+
+@testable import VFS
+
+@Suite("Listings, and a store that does not answer")
+struct OutageTests {
+    @Test("a name is found when its page has come, before the listing has ended")
+    func earlyAnswer() throws {
+        let rig = try Rig(pageSize: 1)
+        for name in ["a", "b", "c"] { try rig.put(name, at: name) }
+        let gate = Gate()
+        rig.store.inject(.wait(gate), on: .list, .only(2))
+        defer { gate.open() }
+        #expect(try rig.lookup("a").attributes.size == 1)
+        let other = later { rig.files.lookup(Array("c".utf8), in: 2, $0) }
+        let absent = later { rig.files.lookup(Array("d".utf8), in: 2, $0) }
+        // Merged already: no need to wait for the rest.
+        #expect(try rig.lookup("a").attributes.size == 1)
+        #expect(other.withLock { $0 } == nil)
+        gate.open()
+        #expect(try wait(other).get().attributes.size == 1)
+        #expect(error { try wait(absent).get() } == .notFound)
+        #expect(rig.store.calls(.list) == 3)
+    }
+
+    @Test("a fresh listing answers on the calling thread, what is absent too, without asking the store")
+    func freshListing() throws {
+        let rig = try Rig()
+        try rig.put("x", at: "a")
+        _ = try rig.names()
+        let before = rig.store.calls(.list)
+        let entry = try atOnce { rig.files.lookup(Array("a".utf8), in: 2, $0) }
+        #expect(entry.entryTimeout > .zero && entry.entryTimeout <= .seconds(120))
+        #expect(error { try atOnce { rig.files.lookup(Array("b".utf8), in: 2, $0) } } == .notFound)
+        rig.advance(by: .seconds(100))
+        #expect(try atOnce { rig.files.lookup(Array("a".utf8), in: 2, $0) }.entryTimeout <= .seconds(20))
+        #expect(rig.store.calls(.list) == before)
+        rig.advance(by: .seconds(100))
+        try rig.put("y", at: "b")
+        #expect(try rig.lookup("b").attributes.size == 1)
+        #expect(rig.store.calls(.list) == before + 1)
+    }
+
+    @Test("a listing that fails is an error to who asks for a name, and never its absence")
+    func threeOutcomes() throws {
+        let rig = try Rig()
+        rig.store.outage = .failing
+        #expect(error { try rig.lookup("a") } == .inputOutput)
+        #expect(error { try rig.names() } == .inputOutput)
+        #expect(error { try rig.create("a") } == .inputOutput)
+        rig.store.heal()
+        rig.advance(by: .seconds(30))
+        #expect(error { try rig.lookup("a") } == .notFound)
+    }
+
+    @Test("what was listed before is shown while the store is down, without waiting, and can be changed")
+    func outdated() throws {
+        let rig = try Rig()
+        try rig.put("x", at: "a")
+        _ = try rig.names()
+        rig.advance(by: .seconds(1000))
+        rig.store.outage = .failing
+        #expect(try rig.lookup("a").attributes.size == 1)
+        let entry = try atOnce { rig.files.lookup(Array("a".utf8), in: 2, $0) }
+        #expect(entry.entryTimeout <= .seconds(1))
+        #expect(error { try atOnce { rig.files.lookup(Array("b".utf8), in: 2, $0) } } == .notFound)
+        #expect(try rig.names() == ["a"])
+        let made = try rig.create("b")
+        try rig.write("offline", to: made.1.handle)
+        try rig.close(made.1.handle)
+        #expect(try rig.names() == ["a", "b"])
+        try rig.rename("a", to: "c")
+        #expect(try rig.names() == ["b", "c"])
+        // It comes back by itself.
+        rig.store.heal()
+        try rig.put("z", at: "new")
+        rig.advance(by: .seconds(30))
+        #expect(eventually { (try? rig.names().contains("new")) ?? false })
+    }
+
+    @Test("a directory that only the store's answer refuses is an error, and others go on")
+    func refusedDirectory() throws {
+        let rig = try Rig()
+        try rig.put("x", at: "secret/a")
+        try rig.put("x", at: "open/a")
+        rig.store.inject(.fail(StoreError(.accessDenied, "no")), on: .list, below: StorePath("secret")!)
+        #expect(error { try rig.walk("data/secret/a") } == .accessDenied)
+        #expect(error { try rig.names(rig.lookup("secret").number) } == .accessDenied)
+        #expect(try rig.walk("data/open/a").attributes.size == 1)
+    }
+
+    @Test("a thousand callers wait for a dead store, and what is cached is answered at once meanwhile")
+    func deadStore() throws {
+        let rig = try Rig(
+            virtual: [
+                VirtualDirectory(name: "stats", files: [VirtualFile(name: "stats", mode: 0o444, read: { [65] })])
+            ])
+        try rig.put("x", at: "known/a")
+        try rig.put("bytes", at: "file")
+        let known = try rig.lookup("known")
+        _ = try rig.names(known.number)
+        let file = try rig.lookup("file")
+        let handle = try rig.open(file.number)
+        var directories: [UInt64] = []
+        for number in 0..<20 {
+            try rig.put("x", at: "d\(number)/a")
+        }
+        rig.advance(by: .seconds(121))
+        for number in 0..<20 { directories.append(try rig.lookup("d\(number)").number) }
+        _ = try rig.names(known.number)
+        rig.store.outage = .hanging
+        defer { rig.store.heal() }
+        let lookups = (0..<1000).map { number in
+            later { rig.files.lookup(Array("n\(number)".utf8), in: directories[number % 20], $0) }
+        }
+        let reads = (0..<100).map { _ in
+            later { (reply: @escaping FileSystem.Reply<Int>) in
+                rig.files.read(handle, at: 0, count: 10) { reply($0.map { $0.count }) }
+            }
+        }
+        _ = try atOnce { rig.files.getAttributes(known.number, $0) }
+        _ = try atOnce { rig.files.lookup(Array("a".utf8), in: known.number, $0) }
+        let open: HandleID = try atOnce { rig.files.openDirectory(known.number, $0) }
+        _ = try atOnce { rig.files.readDirectory(open, after: 0, plus: true, add: { _ in true }, $0) }
+        rig.files.releaseDirectory(open)
+        #expect(try rig.text("stats/stats") == "A")
+        _ = try atOnce { rig.files.space($0) }
+        #expect(lookups.allSatisfy { $0.withLock { $0 == nil } })
+        #expect(reads.allSatisfy { $0.withLock { $0 == nil } })
+        // Their time is up: each gets one answer.
+        rig.advance(by: .seconds(61))
+        for waiting in lookups { #expect(error { try wait(waiting).get() } == .timedOut) }
+        #expect(rig.files.surroundings.parking.count == 0)
+        rig.store.heal()
+        for waiting in reads { #expect(try wait(waiting).get() == 5) }
+        rig.advance(by: .seconds(30))
+        #expect(eventually { error { try rig.lookup("n1", in: directories[0]) } == .notFound })
+    }
+
+    @Test("a caller waits a few seconds for a refresh that does not come, and the next does not wait at all")
+    func refreshBound() throws {
+        let rig = try Rig()
+        try rig.put("x", at: "a")
+        _ = try rig.names()
+        rig.advance(by: .seconds(1000))
+        rig.store.outage = .hanging
+        defer { rig.store.heal() }
+        let first = later { rig.files.lookup(Array("a".utf8), in: 2, $0) }
+        #expect(rig.store.waitForHanging(1))
+        #expect(first.withLock { $0 } == nil)
+        rig.advance(by: .seconds(6))
+        #expect(try wait(first).get().attributes.size == 1)
+        _ = try atOnce { rig.files.lookup(Array("a".utf8), in: 2, $0) }
+    }
+
+    @Test("the end of the mount answers all who wait")
+    func shutdown() throws {
+        let rig = try Rig()
+        rig.store.outage = .hanging
+        defer { rig.store.heal() }
+        let waiting = (0..<50).map { number in
+            later { rig.files.lookup(Array("n\(number)".utf8), in: 2, $0) }
+        }
+        #expect(rig.store.waitForHanging(1))
+        rig.files.shutdown()
+        for box in waiting { #expect(error { try wait(box).get() } == .noDevice) }
+        #expect(error { try rig.lookup("a") } == .noDevice)
+    }
+
+    @Test("a file that others replaced is a new inode, of which the kernel is told; who has the old one open keeps it")
+    func foreignChange() throws {
+        let rig = try Rig()
+        try rig.put("old", at: "a")
+        try rig.put("x", at: "gone")
+        let old = try rig.lookup("a")
+        _ = try rig.lookup("gone")
+        let handle = try rig.open(old.number)
+        #expect(try rig.read(handle) == "old")
+        rig.clock.advance(by: .seconds(200))
+        try rig.put("newer", at: "a")
+        _ = rig.memory.delete([StorePath("gone")!])
+        let new = try rig.lookup("a")
+        #expect(new.number != old.number && new.attributes.size == 5)
+        #expect(rig.notices.waitFor("entry 2 a"))
+        #expect(rig.notices.waitFor("entry 2 gone"))
+        #expect(try rig.attributes(old.number).attributes.size == 3)
+        #expect(try rig.read(handle) == "old")
+        #expect(try rig.text("data/a") == "newer")
+        try rig.release(handle)
+        rig.files.forget(old.number, lookups: 1)
+        #expect(eventually { error { try rig.attributes(old.number) } == .stale })
+    }
+
+    @Test("files of a store that was disconnected are never taken for those of the next one")
+    func otherStore() throws {
+        let rig = try Rig()
+        try rig.put("one", at: "a")
+        let old = try rig.lookup("a")
+        let handle = try rig.open(old.number)
+        let other = try Rig(isConnected: false)
+        try other.put("two", at: "a")
+        rig.files.setBacking(nil)
+        #expect(error { try rig.lookup("a") } == .noDevice)
+        #expect(error { try rig.read(handle) } == .noDevice)
+        rig.files.setBacking(other.backing)
+        defer { rig.files.setBacking(nil) }
+        #expect(error { try rig.attributes(old.number) } == .stale)
+        let new = try rig.lookup("a")
+        #expect(new.number != old.number)
+        #expect(try rig.text("data/a") == "two")
+        try rig.release(handle)
+    }
+}
