@@ -28,11 +28,14 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
     ],
     targets: [
+        .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
         .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CExpat", pkgConfig: "expat", providers: [.apt(["libexpat1-dev"])]),
         .target(name: "CShim", cSettings: systemCalls),
+        .target(name: "CFuseInit", dependencies: ["CFuse3"], cSettings: systemCalls),
+
         room("Threading", []),
         room("StoreAPI", ["Threading"]),
         room("Statistics", ["Threading"]),
@@ -60,6 +63,12 @@ let package = Package(
             "VFS",
             [
                 "Threading", "StoreAPI", "Statistics", "Catalog", "Caching", "Synchronizer",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        room(
+            "FUSEAdapter",
+            [
+                "Threading", "StoreAPI", "Catalog", "VFS", "CFuse3", "CFuseInit", "CShim",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         room("StoreTesting", ["Threading", "StoreAPI"]),
