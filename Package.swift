@@ -23,6 +23,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let package = Package(
     name: "CloudFusion",
+    products: [
+        .executable(name: "cloudfusion", targets: ["cloudfusion"])
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
@@ -71,6 +74,20 @@ let package = Package(
                 "Threading", "StoreAPI", "Catalog", "VFS", "CFuse3", "CFuseInit", "CShim",
                 .product(name: "Logging", package: "swift-log"),
             ]),
+        room(
+            "Mounting",
+            [
+                "Threading", "StoreAPI", "Statistics", "StoreHTTP", "Stores", "Catalog", "Caching", "Synchronizer",
+                "VFS", "FUSEAdapter", "CShim",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        .executableTarget(
+            name: "cloudfusion",
+            dependencies: [
+                "Threading", "StoreAPI", "Statistics", "Mounting",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            cSettings: systemCalls, swiftSettings: settings),
         room("StoreTesting", ["Threading", "StoreAPI"]),
 
         tests("ThreadingTests", ["Threading"]),
@@ -91,6 +108,12 @@ let package = Package(
             [
                 "VFS", "Caching", "Catalog", "Statistics", "StoreAPI", "StoreTesting", "Stores", "Synchronizer",
                 "Threading",
+            ]),
+        tests(
+            "MountingTests",
+            [
+                "Mounting", "FUSEAdapter", "VFS", "Catalog", "Caching", "Synchronizer", "Stores", "StoreAPI",
+                "StoreTesting", "Statistics", "Threading", .product(name: "Logging", package: "swift-log"),
             ]),
     ],
     swiftLanguageModes: [.v6]

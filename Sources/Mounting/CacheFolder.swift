@@ -1,0 +1,164 @@
+import Glibc
+import StoreAPI
+import Threading
+
+/// A cache's folder on the local disk, which one process at a time has for itself.
+///
+/// The right to it is an flock(2) on the file `lock` in it, which ends with the process, however that ends. The
+/// file's text says who has it, so that others can tell people, and ask a process that only drains to hand over.
+package final class CacheFolder: Sendable {
+    package let path: String
+    private let descriptor: Int32
+
+    /// Whether the owner serves a mount, or only brings to the store what is left of one.
+    package enum Phase: String, Sendable { case mounted, draining }
+
+    /// What the lock's text says of its owner.
+    package struct Owner: Sendable, Equatable {
+        package var process: Int32
+        package var started: UInt64
+        package var phase: Phase
+        package var mountPoint: String
+    }
+
+    package var catalogPath: String { path + "/catalog.sqlite" }
+    /// Where file contents are: `ContentCache` makes a folder `content` in it.
+    package var contentPath: String { path }
+    package var logPath: String { path + "/log" }
+
+    /// The folder's name for a store: readable, the same on each mount, without credentials in it.
+    package static func defaultID(scheme: String, identity: String) -> String {
+        "\(scheme)-\(fingerprint("\(scheme)\n\(identity)"))"
+    }
+
+    /// FNV-1a with 64 bits, as 16 hexadecimal digits. A catalog also notes the identity itself, so a collision would
+    /// be an error and nothing worse.
+    private static func fingerprint(_ text: String) -> String {
+        var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+        for byte in text.utf8 { hash = (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01b3 }
+        let digits = String(hash, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+
+    /// Makes the folder if need be, and takes it.
+    ///
+    /// - Parameter patience: How long a process that only drains is given to hand over.
+    /// - Throws: ``MountError`` naming the process and the mount point that have it.
+    package init(path: String, mountPoint: String, patience: Duration = .seconds(30)) throws(MountError) {
+        let error = makeDirectories(path, mode: 0o700)
+        guard error == 0 else {
+            throw MountError(
+                "the cache folder '\(path)' cannot be made: \(errorText(error)). Choose another one with cache_dir.")
+        }
+        // It may have been made by hand with more rights than file contents should have.
+        chmod(path, 0o700)
+        self.path = path
+        let descriptor = open(path + "/lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+        guard descriptor >= 0 else {
+            throw MountError(
+                "the lock file '\(path)/lock' cannot be opened: \(errorText(errno)). Look at the folder's owner and "
+                    + "permissions, or choose another one with cache_dir.")
+        }
+        self.descriptor = descriptor
+        do { try take(patience: patience) } catch {
+            close(descriptor)
+            throw error
+        }
+        announce(.mounted, at: mountPoint)
+    }
+
+    private func take(patience: Duration) throws(MountError) {
+        let deadline = MonotonicTime.now + patience
+        var asked: Owner?
+        while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
+            guard errno == EWOULDBLOCK || errno == EINTR else {
+                throw MountError("the lock file '\(path)/lock' cannot be locked: \(errorText(errno)).")
+            }
+            let owner = Self.owner(of: path)
+            if let owner, owner.phase == .mounted {
+                throw MountError(
+                    "the cache '\(path)' is in use by process \(owner.process), mounted at '\(owner.mountPoint)'. "
+                        + "Stop that mount with 'cloudfusion stop \(owner.mountPoint)', or choose another cache_id.")
+            }
+            if let owner, owner != asked, startTime(of: owner.process) == owner.started {
+                // What is not on the store yet is in the catalog: whoever has the folder next goes on with it.
+                kill(owner.process, SIGTERM)
+                asked = owner
+            }
+            guard MonotonicTime.now < deadline else {
+                let process = owner.map { " \($0.process)" } ?? ""
+                throw MountError(
+                    "the cache '\(path)' is still in use by process\(process), which uploads what an earlier mount "
+                        + "left, and did not hand over. Wait for it, or end it.")
+            }
+            usleep(20_000)
+        }
+    }
+
+    /// Says in the lock's text what the owner does now.
+    package func announce(_ phase: Phase, at mountPoint: String) {
+        let process = getpid()
+        let text = "\(process) \(startTime(of: process) ?? 0) \(phase.rawValue) \(mountPoint)\n"
+        // One write of a short text: a reader sees the old one or the new one.
+        ftruncate(descriptor, 0)
+        lseek(descriptor, 0, SEEK_SET)
+        writeAll(text.utf8, to: descriptor)
+    }
+
+    /// What the lock in a folder says; it counts only while the lock is held.
+    package static func owner(of path: String) -> Owner? {
+        guard let bytes = readFile(path + "/lock", limit: 8192) else { return nil }
+        let words = String(decoding: bytes, as: UTF8.self).split(
+            separator: " ", maxSplits: 3, omittingEmptySubsequences: false)
+        guard words.count == 4, let process = Int32(words[0]), process > 1, let started = UInt64(words[1]),
+            let phase = Phase(rawValue: String(words[2]))
+        else { return nil }
+        return Owner(
+            process: process, started: started, phase: phase,
+            mountPoint: words[3].hasSuffix("\n") ? String(words[3].dropLast()) : String(words[3]))
+    }
+
+    private var statusPath: String { path + "/status.json" }
+
+    /// Leaves a word on how the draining goes, since there is no mount any more that could tell.
+    func saveStatus(_ status: MountStatus) {
+        let draft = statusPath + ".new"
+        let descriptor = open(draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
+        guard descriptor >= 0 else { return }
+        let error = writeAll(StatusFile.text(status), to: descriptor)
+        close(descriptor)
+        if error == 0 { rename(draft, statusPath) } else { unlink(draft) }
+    }
+
+    /// What a process that drains one of the caches in `folder` for this mount point has said last.
+    package static func statusOfDraining(mountPoint: String, in folder: String) -> MountStatus? {
+        guard let directory = opendir(folder) else { return nil }
+        defer { closedir(directory) }
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            let path = folder + "/" + name
+            guard !name.hasPrefix("."), let owner = owner(of: path), owner.phase == .draining,
+                owner.mountPoint == mountPoint, startTime(of: owner.process) == owner.started,
+                let text = readFile(path + "/status.json"), let status = StatusFile.read(text)
+            else { continue }
+            return status
+        }
+        return nil
+    }
+
+    /// Gives the folder back. Call it once, after everything in it has been closed.
+    package func release() {
+        unlink(statusPath)
+        ftruncate(descriptor, 0)
+        close(descriptor)
+    }
+
+    /// Gives back a folder that was made for a mount that came to nothing, and removes it if it is empty.
+    func discardIfEmpty() {
+        unlink(path + "/lock")
+        rmdir(path)
+        close(descriptor)
+    }
+}

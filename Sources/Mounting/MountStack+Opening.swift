@@ -1,0 +1,172 @@
+import Caching
+import Catalog
+import Logging
+import StoreAPI
+import Synchronizer
+import Threading
+
+/// The steps of opening a stack, and of replacing its store.
+extension MountStack {
+    private static let identityNote = "identity"
+
+    static func openCatalog(_ path: String, _ surroundings: Surroundings) throws(MountError) -> Catalog {
+        do { return try Catalog(path: path, clock: surroundings.clock) } catch {
+            switch error.code {
+            case .tooNew:
+                throw MountError(
+                    "the catalog '\(path)' was made by a newer version of CloudFusion: use that, or another cache_id.")
+            case .damaged:
+                throw MountError(
+                    "the catalog '\(path)' cannot be read: \(error.message). What is on the store is not touched by "
+                        + "this; files that were not uploaded yet are in the folder beside it. Keep a copy of that "
+                        + "folder, and mount with another cache_id.")
+            case .noSpace:
+                throw MountError("the disk with the catalog '\(path)' is full: make room, or choose another cache_dir.")
+            default:
+                throw MountError("the catalog '\(path)' cannot be opened: \(error.message)")
+            }
+        }
+    }
+
+    /// Whose catalog it is; nil for one that never saw a store.
+    static func identity(of catalog: Catalog) throws(MountError) -> String? {
+        do { return try catalog.note(identityNote) } catch {
+            throw MountError("the catalog cannot be read: \(error.message)")
+        }
+    }
+
+    static func note(_ identity: String, in catalog: Catalog) throws(MountError) {
+        do { try catalog.setNote(identityNote, to: identity) } catch {
+            throw MountError("the catalog cannot be written: \(error.message)")
+        }
+    }
+
+    /// The first listing must find the catalog knowing what a listing of this store tells.
+    static func note(_ capabilities: StoreCapabilities, in catalog: Catalog) throws(MountError) {
+        do { try catalog.setCapabilities(capabilities) } catch {
+            throw MountError("the catalog cannot be written: \(error.message)")
+        }
+    }
+
+    /// A cache holds what was not uploaded to *its* store: it must never be brought to another one.
+    static func check(
+        _ catalog: Catalog, isFor identity: String, _ descriptor: StoreDescriptor, _ folder: String
+    ) throws(MountError) {
+        guard let noted = try Self.identity(of: catalog), noted != identity else { return }
+        throw MountError(
+            "the cache '\(folder)' belongs to another store (\(noted)), and these settings are for \(identity). "
+                + "Choose another cache_id, or leave it out.")
+    }
+
+    static func makeStore(_ descriptor: StoreDescriptor, _ settings: StoreSettings) throws(MountError) -> any Store {
+        do { return try descriptor.make(settings) } catch {
+            throw MountError("the settings for \(descriptor.scheme) are not right: \(error.message)")
+        }
+    }
+
+    /// Reaches the store, or with a known catalog begins without it.
+    ///
+    /// - Throws: ``MountError`` when the store refuses, and when a store that nothing is known of does not answer in
+    ///   time. Then the store has been shut down.
+    static func connect(
+        _ store: any Store, _ settings: Settings, _ surroundings: Surroundings, _ patience: Duration, isKnown: Bool
+    ) throws(MountError) -> (connection: StoreConnection, isOffline: Bool) {
+        // The store's own repetitions must not outlast the patience; later they may.
+        var tuning = settings.tuning
+        tuning.overallTimeout = min(tuning.overallTimeout, patience / 2)
+        tuning.connectTimeout = min(tuning.connectTimeout, patience / 2)
+        store.tune(tuning)
+        let connection = StoreConnection(
+            store: store, statistics: surroundings.statistics, logger: surroundings.logger)
+        connection.start()
+        let outcome = connection.firstOutcome(before: .now + patience + .seconds(1))
+        let reason: String
+        switch outcome {
+        case .connected:
+            store.tune(settings.tuning)
+            return (connection, false)
+        case .connecting:
+            reason = "the store did not answer within \(Int(patience.inSeconds)) s"
+        case .failed(let error):
+            if !isKnown || error.refusesForGood {
+                connection.close()
+                throw MountError(error.message)
+            }
+            reason = error.message
+        }
+        guard isKnown else {
+            connection.close()
+            throw MountError(
+                "\(reason). Look at the network and at the settings of the store (endpoint, proxy); "
+                    + "connect_timeout and request_timeout say how long is waited.")
+        }
+        surroundings.logger.warning("mounting without the store: \(reason)")
+        store.tune(settings.tuning)
+        return (connection, true)
+    }
+
+    /// Puts a store with other credentials (or the like) in the place of the one in use; the cache stays.
+    ///
+    /// - Throws: ``MountError`` when the new one cannot be reached; then the old one stays in use.
+    func replaceStore(_ settings: Settings, _ surroundings: Surroundings) throws(MountError) {
+        let store = try Self.makeStore(descriptor, settings.storeSettings(descriptor))
+        let (connection, _) = try Self.connect(
+            store, settings, surroundings, surroundings.patienceForNew, isKnown: false)
+        cache.setStore(store)
+        synchronizer.setStore(store)
+        exchange(store, connection).close()
+        do {
+            // What was given up on, for want of rights perhaps, is worth another attempt now.
+            _ = try catalog.expedite(nil)
+            synchronizer.wake()
+        } catch {
+            surroundings.logger.error("the catalog cannot be written: \(error.message)")
+        }
+    }
+
+    /// Lets settings that are live take effect.
+    func configure(_ settings: Settings) {
+        store.tune(settings.tuning)
+        cache.setLimits(settings.cacheLimits)
+        synchronizer.configure(settings.synchronizer)
+    }
+
+    /// Brings everything at or below `path` to the store.
+    ///
+    /// - Parameter report: told how far it is; false ends the waiting.
+    /// - Returns: what is left.
+    func drain(_ path: StorePath?, report: (DrainProgress) -> Bool) throws(MountError) -> DrainProgress {
+        do { return try synchronizer.drain(path, report: report) } catch {
+            throw MountError("the catalog cannot be read: \(error.message)")
+        }
+    }
+
+    /// Ends everything and gives the folder back. What is not on the store is in the catalog, durably.
+    ///
+    /// The file system must have saved and let go of the stack before.
+    func shutdown(_ logger: Logger) {
+        let isDone = Monitor(false)
+        let stopping = WorkerThread(name: "stop sync") { [synchronizer] in
+            synchronizer.stop()
+            isDone.update { $0 = true }
+        }
+        // Requests under way get a moment to end well; a store that hangs is cut off.
+        _ = isDone.wait(until: .now + .seconds(5)) { $0 ? true : nil }
+        connection.close()
+        stopping.join()
+        cache.shutdown()
+        do { try catalog.makeDurable() } catch { logger.error("the catalog could not be saved: \(error.message)") }
+        catalog.close()
+        folder.release()
+    }
+}
+
+extension StoreError {
+    /// Whether mounting makes no sense, even with a catalog of the store: it has answered, and said no.
+    var refusesForGood: Bool {
+        switch code {
+        case .authenticationFailed, .storeNotFound, .certificateRejected, .accessDenied, .invalidArgument: true
+        default: false
+        }
+    }
+}

@@ -1,0 +1,8 @@
+import ArgumentParser
+import Mounting
+
+struct VersionCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "version", abstract: "Say which version this is.")
+
+    func run() { print("cloudfusion \(productVersion)") }
+}
