@@ -1,0 +1,122 @@
+"""The tools of the tests do what they claim; else the tests that use them claim nothing."""
+
+import concurrent.futures
+import http.client
+import http.server
+import threading
+import time
+import urllib.parse
+
+import pytest
+from harness import S3, run
+from rigs.network import make_certificate
+from rigs.processes import Processes, start_time
+
+
+class Echo(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("content-length", 0))) or b"nothing"
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.command != "HEAD" else b"")
+
+    do_GET = do_PUT = do_HEAD = do_POST = answer
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def echo():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield S3("echo", f"http://127.0.0.1:{server.server_address[1]}", "", "", "", "")
+        server.shutdown()
+
+
+def ask(endpoint, method="GET", path="/b/k", body=None, timeout=10, connection=None):
+    url = urllib.parse.urlsplit(endpoint)
+    connection = connection or http.client.HTTPConnection(url.hostname, url.port, timeout=timeout)
+    connection.request(method, path, body)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_bytes_pass_unchanged_and_are_counted(echo, network):
+    through, net = network(echo)
+    body = bytes(range(256)) * 40_000
+    assert ask(through.endpoint, "PUT", body=body) == (200, body)
+    for method, path in (("GET", "/b?list-type=2&prefix=x"), ("GET", "/b/k"), ("HEAD", "/b/k"), ("POST", "/b?delete"),
+                         ("PUT", "/b/k?partNumber=1&uploadId=x"), ("POST", "/b/k?uploads")):
+        ask(through.endpoint, method, path)
+    assert net.requests() == {"PUT": 1, "LIST": 1, "GET": 1, "HEAD": 1, "BULK DELETE": 1, "PART": 1, "MULTIPART": 1}
+
+
+def test_latency_is_added_once_per_round_trip(echo, network):
+    through, net = network(echo, latency_ms=50)
+    url = urllib.parse.urlsplit(through.endpoint)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=10)
+    ask(through.endpoint, connection=connection)
+    begun = time.monotonic()
+    for _ in range(5):
+        ask(through.endpoint, connection=connection)
+    assert time.monotonic() - begun >= 0.5
+    net.set(latency_ms=0)
+
+
+def test_refused_stalled_frozen_and_up_again(echo, network):
+    through, net = network(echo)
+    net.set(rate_503=1)
+    assert ask(through.endpoint, "PUT", body=b"x" * 100_000)[0] == 503
+    net.set(rate_503=0, state="refuse")
+    with pytest.raises(OSError):
+        ask(through.endpoint)
+    for hold, release in ((lambda: net.set(state="stall"), lambda: net.set(state="up")), (net.freeze, net.thaw)):
+        net.set(state="up")
+        hold()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            waiting = pool.submit(ask, through.endpoint, timeout=30)
+            with pytest.raises(concurrent.futures.TimeoutError):
+                waiting.result(timeout=0.5)
+            release()
+            assert waiting.result(timeout=20)[0] == 200
+    net.set(rate_reset=1)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        ask(through.endpoint)
+
+
+def test_a_wrong_bit(echo, network):
+    through, net = network(echo)
+    body = bytes(5000)
+    net.set(rate_corrupt=1)
+    status, answer = ask(through.endpoint, "PUT", body=body)
+    assert status == 200 and len(answer) == 5000 and answer != body
+
+
+def test_tls_in_front(echo, network, folder):
+    certificate, key = make_certificate(folder)
+    through, net = network(echo, tls=(certificate, key))
+    assert run("curl", "-sS", "--cacert", certificate, f"{through.endpoint}/b/k").stdout == "nothing"
+    assert run("curl", "-sS", f"{through.endpoint}/b/k", check=False).returncode == 60
+
+
+def test_processes_end_even_when_they_are_stopped(folder):
+    processes = Processes(folder)
+    processes.spawn("deaf", ["bash", "-c", "trap '' TERM; kill -STOP $$; sleep 1000"])
+    pid, = processes.pids().values()
+    processes.stop(patience=0.2)
+    assert start_time(pid) is None and processes.pids() == {}
+
+
+@pytest.mark.parametrize("name", ["radosgw", "swift", "moto", "rclone"])
+def test_each_server_keeps_an_object(name, s3_server):
+    store = s3_server(name)
+    store.write("folder/name with space ü", b"content")
+    assert store.names() == {"folder/name with space ü": 7}
+    assert store.read("folder/name with space ü") == b"content"
+    store.delete("folder/name with space ü")
+    assert store.names() == {}

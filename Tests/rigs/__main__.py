@@ -1,0 +1,47 @@
+"""python3 -m rigs start|stop|status NAME... --state DIR
+
+start prints one line per server, ready for `eval` or `env`:
+    CLOUDFUSION_TEST_S3_RADOSGW="http://127.0.0.1:41233 us-east-1 KEY SECRET BUCKET"
+and nothing for those that are not installed, which standard error says. Exit status 1 if one did not start.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from rigs.processes import RigError
+from rigs.servers import SERVERS
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python3 -m rigs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["start", "stop", "status"])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="; ".join(SERVERS) + "; none: all")
+    parser.add_argument("--state", required=True, type=pathlib.Path, help="folder for everything the servers keep")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(SERVERS)
+    if unknown:
+        parser.error(f"no such server: {', '.join(unknown)}")
+
+    failed = False
+    for name in arguments.names or SERVERS:
+        server = SERVERS[name](arguments.state / name)
+        try:
+            if arguments.action == "start":
+                values = server.start()
+                line = " ".join(values[field] for field in ("endpoint", "region", "key", "secret", "bucket"))
+                print(f'CLOUDFUSION_TEST_S3_{name.upper()}="{line}"', flush=True)
+            elif arguments.action == "stop":
+                server.stop()
+            else:
+                pids = server.processes.pids()
+                print(f"{name}: " + (f"running {pids}" if pids else "stopped"))
+                failed = failed or not pids
+        except RigError as error:
+            print(error, file=sys.stderr)
+            failed = True
+    return 1 if failed else 0
+
+
+sys.exit(main())
