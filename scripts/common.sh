@@ -10,7 +10,7 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 find_toolchain() {
     local folder
     local IFS=:
-    for folder in $PATH ~/.local/share/swiftly/bin /opt/swift/usr/bin /usr/libexec/swift/bin; do
+    for folder in $PATH ~/.local/share/swiftly/bin /usr/libexec/swift/bin; do
         if [ -x "$folder/swift" ] && "$folder/swift" --version 2>/dev/null | grep -q 'Swift version'; then
             PATH=$folder:$PATH
             return
