@@ -5,24 +5,24 @@ import Threading
 extension Catalog {
     /// The content lies on the store now, as `metadata` says.
     package func uploaded(_ plan: UploadPlan, as metadata: Metadata) throws(CatalogError) {
-        try write { tables throws(CatalogError) in
-            let placement = Placement(
+        try wasPut(
+            Placement(
                 item: plan.item, revision: plan.revision, inode: plan.inode, parentObject: plan.parentObject,
                 parent: plan.entryParent, name: plan.entryName, contentGeneration: plan.contentGeneration,
-                attributeGeneration: plan.attributeGeneration)
-            try tables.causing(plan.item.value) { () throws(CatalogError) in
-                try tables.objectWasPut(placement, metadata)
-            }
-        }
+                attributeGeneration: plan.attributeGeneration), metadata)
     }
 
     package func copied(_ plan: CopyPlan, as metadata: Metadata) throws(CatalogError) {
-        try write { tables throws(CatalogError) in
-            let placement = Placement(
+        try wasPut(
+            Placement(
                 item: plan.item, revision: plan.revision, inode: plan.inode, parentObject: plan.parentObject,
                 parent: plan.entryParent, name: plan.entryName, contentGeneration: plan.contentGeneration,
-                attributeGeneration: plan.attributeGeneration)
-            try tables.causing(plan.item.value) { () throws(CatalogError) in
+                attributeGeneration: plan.attributeGeneration), metadata)
+    }
+
+    private func wasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
+        try write { tables throws(CatalogError) in
+            try tables.causing(placement.item.value) { () throws(CatalogError) in
                 try tables.objectWasPut(placement, metadata)
             }
         }

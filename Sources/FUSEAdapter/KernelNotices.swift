@@ -20,8 +20,4 @@ final class KernelNotices: KernelNotifier, @unchecked Sendable {
         // A negative offset: attributes only.
         _ = fuse_lowlevel_notify_inval_inode(session, number, -1, 0)
     }
-
-    func invalidateContent(of number: UInt64) {
-        _ = fuse_lowlevel_notify_inval_inode(session, number, 0, 0)
-    }
 }

@@ -69,19 +69,22 @@ func makeDirectories(_ path: String, mode: mode_t) -> Int32 {
 ///
 /// Field 22 of /proc/PID/stat, see proc(5); the second field may have blanks and brackets in it.
 func startTime(of process: Int32) -> UInt64? {
-    guard let bytes = readFile("/proc/\(process)/stat", limit: 4096) else { return nil }
-    let text = String(decoding: bytes, as: UTF8.self)
-    guard let bracket = text.lastIndex(of: ")") else { return nil }
-    let fields = text[text.index(after: bracket)...].split(separator: " ")
-    return fields.count > 19 ? UInt64(fields[19]) : nil
+    guard let words = statusWords(of: process), words.count > 19 else { return nil }
+    return UInt64(words[19])
 }
 
 /// Whether the process runs. One that has ended and that its parent has not asked for yet does not.
 package func isRunning(_ process: Int32) -> Bool {
-    guard let bytes = readFile("/proc/\(process)/stat", limit: 4096) else { return false }
+    guard let words = statusWords(of: process) else { return false }
+    return words.first != "Z"
+}
+
+/// The words of /proc/PID/stat behind the program's name, which may hold anything: the first is the state.
+private func statusWords(of process: Int32) -> [Substring]? {
+    guard let bytes = readFile("/proc/\(process)/stat", limit: 4096) else { return nil }
     let text = String(decoding: bytes, as: UTF8.self)
-    guard let bracket = text.lastIndex(of: ")") else { return false }
-    return text[text.index(after: bracket)...].split(separator: " ").first != "Z"
+    guard let bracket = text.lastIndex(of: ")") else { return nil }
+    return text[text.index(after: bracket)...].split(separator: " ")
 }
 
 /// The directory in which the process is; nil when it has been deleted.

@@ -86,7 +86,6 @@ package struct FileSystemSpace: Sendable {
 package protocol KernelNotifier: AnyObject, Sendable {
     func invalidateEntry(parent: UInt64, name: [UInt8])
     func invalidateAttributes(of number: UInt64)
-    func invalidateContent(of number: UInt64)
 }
 
 /// Settings of the file system that may change while it is mounted.

@@ -241,7 +241,6 @@ final class NoticeLog: KernelNotifier {
         log.update { $0.append("entry \(parent) \(String(decoding: name, as: UTF8.self))") }
     }
     func invalidateAttributes(of number: UInt64) { log.update { $0.append("attributes \(number)") } }
-    func invalidateContent(of number: UInt64) { log.update { $0.append("content \(number)") } }
     func waitFor(_ notice: String) -> Bool {
         log.wait(until: .now + .seconds(60)) { $0.contains(notice) ? () : nil } != nil
     }
