@@ -11,7 +11,7 @@ find_toolchain() {
     local folder
     local IFS=:
     for folder in $PATH ~/.local/share/swiftly/bin /usr/libexec/swift/bin; do
-        if [ -x "$folder/swift" ] && "$folder/swift" --version 2>/dev/null | grep -q 'Swift version'; then
+        if [ -x "$folder/swift" ] && [ -x "$folder/swift-build" ]; then
             PATH=$folder:$PATH
             return
         fi
