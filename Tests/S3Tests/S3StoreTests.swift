@@ -220,6 +220,21 @@ struct S3StoreTests {
         #expect(transport.requests.last?["Content-MD5"] != nil)
     }
 
+    @Test("a deletion among many that fails for a passing reason is repeated")
+    func bulkRepeated() throws {
+        let transport = StubTransport { request in
+            switch request.method {
+            case "POST":
+                text("<DeleteResult><Error><Key>b</Key><Code>InternalError</Code></Error></DeleteResult>")
+            case "DELETE": text("", status: 204)
+            default: Self.listing(["a", "b", "c"])
+            }
+        }
+        let answers = try store(transport).delete(["a", "b", "c"].map { StorePath($0)! })
+        #expect(answers.map { $0?.code } == [nil, nil, nil])
+        #expect(transport.requests.filter { $0.method == "DELETE" }.map { $0.url.hasSuffix("/b") } == [true])
+    }
+
     @Test("what a server cannot delete in one go in time is deleted one by one")
     func slowBulk() throws {
         let transport = StubTransport { (request) throws(StoreError) in

@@ -156,18 +156,28 @@ extension S3Store {
         if error.code != .notFound { throw error }
     }
 
+    /// One request for all of them; those for which that was too much, or which it answers with an error of the moment,
+    /// get a request of their own, which is repeated as any other.
+    ///
     /// - Returns: Why those that are still there are.
     private func deleteInBulkOrSingly(_ batch: [(index: Int, key: [UInt8])], _ paths: [StorePath]) throws(StoreError)
         -> [Int: StoreError]
     {
+        var refused: [Int: StoreError] = [:]
+        var singly = batch
         do throws(StoreError) {
-            return try deleteInBulk(batch, paths)
+            refused = try deleteInBulk(batch, paths)
+            singly = batch.filter { refused[$0.index]?.isTransient ?? false }
         } catch {
             guard error.code == .timedOut else { throw error }
-            // A server so slow that it cannot delete them all before anybody loses patience: each gets its own.
-            for (index, key) in batch { try deleteObject(key, paths[index]) }
-            return [:]
         }
+        for (index, key) in singly {
+            do throws(StoreError) {
+                try deleteObject(key, paths[index])
+                refused[index] = nil
+            } catch { refused[index] = error }
+        }
+        return refused
     }
 
     /// - Returns: Why those that are still there are.
