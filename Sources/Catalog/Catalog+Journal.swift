@@ -7,16 +7,12 @@ extension Catalog {
     /// before their next attempt, and not among `busy`. Expedited ones first, then by age.
     package func pending(dueBefore: Timestamp, limit: Int, busy: Set<PendingID>) throws(CatalogError) -> [PendingItem] {
         try read { tables throws(CatalogError) in
-            let rows = try tables.database.all(
-                """
-                SELECT p.id, revision, p.parent, p.name, object, bytes, since_ns, changed_ns, attempts, error, parked,
-                    e.inode
-                FROM pending p LEFT JOIN entry e ON e.parent = p.parent AND e.name = p.name
-                WHERE parked = 0 AND (expedited = 1 OR changed_ns <= ?) AND (retry_ns IS NULL OR retry_ns <= ?)
-                ORDER BY expedited DESC, changed_ns LIMIT ?
-                """, .int(dueBefore.nanoseconds), .int(tables.now), .int(Int64(limit + busy.count))
-            ) { tables.pendingRow($0) }
-            return try tables.items(rows.lazy.filter { !busy.contains(PendingID($0.id)) }.prefix(limit))
+            let rows = try tables.due(changedBefore: dueBefore.nanoseconds, limit: limit + busy.count)
+            var free: [PendingRow] = []
+            for id in rows where free.count < limit && !busy.contains(PendingID(id)) {
+                if let row = try tables.pendingRow(id: id) { free.append(row) }
+            }
+            return try tables.items(free)
         }
     }
 
@@ -75,8 +71,10 @@ extension Catalog {
             let now = tables.now
             let held =
                 try tables.database.first(
-                    "SELECT min(changed_ns) FROM pending WHERE parked = 0 AND expedited = 0 AND changed_ns > ?",
-                    .int(now - delay.nanoseconds)
+                    """
+                    SELECT min(changed_ns) FROM pending
+                    WHERE parked = 0 AND retry_ns IS NULL AND expedited = 0 AND changed_ns > ?
+                    """, .int(now - delay.nanoseconds)
                 ) { $0.optionalInt(0) } ?? nil
             let retried =
                 try tables.database.first(
@@ -154,6 +152,36 @@ struct PendingRow {
 }
 
 extension Tables {
+    /// The ids of rows that may be worked on, in the order of their turn.
+    ///
+    /// Each query reads one range of an index, so that rows which are not due cost nothing, however many there are.
+    func due(changedBefore latest: Int64, limit: Int) throws(CatalogError) -> [Int64] {
+        typealias Turn = (id: Int64, isLater: Bool, changed: Int64)
+        let count = SQLValue.int(Int64(limit))
+        var turns = try database.all(
+            """
+            SELECT id, expedited, changed_ns FROM pending
+            WHERE parked = 0 AND retry_ns IS NULL AND expedited = 1 ORDER BY changed_ns LIMIT ?
+            """, count
+        ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
+        if turns.count < limit {
+            turns += try database.all(
+                """
+                SELECT id, expedited, changed_ns FROM pending
+                WHERE parked = 0 AND retry_ns IS NULL AND expedited = 0 AND changed_ns <= ? ORDER BY changed_ns LIMIT ?
+                """, .int(latest), count
+            ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
+        }
+        turns += try database.all(
+            """
+            SELECT id, expedited, changed_ns FROM pending
+            WHERE parked = 0 AND retry_ns <= ? AND (expedited = 1 OR changed_ns <= ?) ORDER BY retry_ns LIMIT ?
+            """, .int(now), .int(latest), count
+        ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
+        turns.sort { ($0.isLater ? 1 : 0, $0.changed) < ($1.isLater ? 1 : 0, $1.changed) }
+        return turns.prefix(limit).map(\.id)
+    }
+
     func pendingRow(_ row: borrowing Row) -> PendingRow {
         PendingRow(
             id: row.int(0), revision: row.int(1), parent: row.optionalInt(2).map { InodeID(UInt64($0)) },

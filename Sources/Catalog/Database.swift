@@ -139,6 +139,11 @@ final class Database {
     /// How many rows the last statement changed.
     var changes: Int { Int(sqlite3_changes(connection)) }
 
+    /// How many steps all statements so far took in SQLite's virtual machine: what they cost, on any machine.
+    var steps: Int {
+        statements.values.reduce(0) { $0 + Int(sqlite3_stmt_status($1.handle, SQLITE_STMTSTATUS_VM_STEP, 0)) }
+    }
+
     func transaction<Result>(_ body: () throws(CatalogError) -> Result) throws(CatalogError) -> Result {
         try run("BEGIN IMMEDIATE")
         do throws(CatalogError) {

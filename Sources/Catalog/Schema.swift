@@ -61,7 +61,7 @@ enum Schema {
             checkpoint TEXT);
         CREATE UNIQUE INDEX pending_name ON pending(parent, name) WHERE parent IS NOT NULL;
         CREATE UNIQUE INDEX pending_object ON pending(object) WHERE object IS NOT NULL;
-        CREATE INDEX pending_due ON pending(expedited DESC, changed_ns) WHERE parked = 0;
+        CREATE INDEX pending_due ON pending(expedited, changed_ns) WHERE parked = 0 AND retry_ns IS NULL;
         CREATE INDEX pending_retry ON pending(retry_ns) WHERE parked = 0 AND retry_ns IS NOT NULL;
 
         -- What is in the journal, kept up by the triggers: asked for many times a second, also with a million rows.

@@ -179,6 +179,35 @@ struct NamespaceTests {
             try temporary.catalog.contentTotals() == ContentTotals(cachedBytes: 900, dirtyBytes: 900, dirtyFiles: 9))
     }
 
+    @Test("looks for what is due without looking at what is not, however much that is")
+    func costOfAsking() throws {
+        let temporary = try TemporaryCatalog()
+        let catalog = temporary.catalog
+        let later = Timestamp(nanoseconds: temporary.clock.calendar.nanoseconds + Duration.seconds(3600).nanoseconds)
+        var total = 0
+        /// What a look at the journal costs with `count` more files, which are held back or wait for their next attempt.
+        func cost(adding count: Int) throws -> Int {
+            for _ in 0..<count {
+                _ = try catalog.create(file, named: name("f\(total)"), in: .root)
+                total += 1
+                guard total.isMultiple(of: 2) else { continue }
+                let newest = try #require(try catalog.allPending(offset: total - 1, limit: 1).first)
+                try catalog.failed(newest.id, revision: newest.revision, error: "test", retryAt: later)
+            }
+            func steps() throws -> Int {
+                try catalog.read { tables throws(CatalogError) in tables.database.steps }
+            }
+            let now = temporary.clock.calendar.nanoseconds
+            let before = try steps()
+            #expect(try catalog.pending(dueBefore: Timestamp(nanoseconds: now - 1), limit: 100, busy: []).isEmpty)
+            #expect(try catalog.nextDue(delay: .seconds(60)) != nil)
+            _ = try catalog.pendingTotals()
+            return try steps() - before
+        }
+        let few = try cost(adding: 10)
+        #expect(try cost(adding: 2000) <= few * 2)
+    }
+
     @Test("holds a file back for a while after its last change, unless it is asked for")
     func dueTimes() throws {
         let temporary = try TemporaryCatalog()
