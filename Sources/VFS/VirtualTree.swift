@@ -103,10 +103,14 @@ final class VirtualTree: Sendable {
             id: InodeID(number(node.id)), kind: .file, mode: node.mode,
             uid: node.uid ?? surroundings.settings.defaultUID, gid: node.gid ?? surroundings.settings.defaultGID,
             accessed: node.accessed, modified: node.modified, changed: node.changed, created: node.changed)
+        // What programs here do to a directory goes through the kernel, and every path through the mount asks for the
+        // first of them. Files change by themselves.
+        var trust = Duration.zero
         switch node.content {
         case .directory:
             record.kind = .directory
             record.links = 2
+            trust = surroundings.settings.metadataLifetime
         case .control(let file):
             record.size = Int64(file.read().count)
             if file.write == nil {
@@ -118,7 +122,7 @@ final class VirtualTree: Sendable {
             record.size = Int64(bytes.count)
             record.links = node.parent == nil ? 0 : 1
         }
-        return Entry(number: number(node.id), attributes: record, entryTimeout: .zero, attributeTimeout: .zero)
+        return Entry(number: number(node.id), attributes: record, entryTimeout: .zero, attributeTimeout: trust)
     }
 
     func lookup(_ bytes: [UInt8], in parent: ID) throws(FileSystemError) -> Entry {

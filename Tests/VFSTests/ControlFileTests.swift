@@ -58,6 +58,14 @@ struct ControlFileTests {
         #expect(error { try rig.create("x", in: 1) } == .notPermitted)
     }
 
+    @Test("the kernel may remember the directories that every path passes, and no control file")
+    func trust() throws {
+        #expect(try rig.attributes(1).attributeTimeout > .zero)
+        #expect(try rig.walk("stats").attributeTimeout > .zero)
+        let file = try rig.walk("stats/stats")
+        #expect(file.attributeTimeout == .zero && file.entryTimeout == .zero)
+    }
+
     @Test("in a flat mount the control directories are hidden in .cloudfusion")
     func flat() throws {
         let rig = try Rig(virtual: controls.directories, isFlat: true)
