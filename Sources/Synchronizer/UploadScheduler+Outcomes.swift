@@ -20,7 +20,12 @@ extension UploadScheduler {
         }
         switch outcome {
         case .done(let askedStore):
-            if askedStore { health.answered(at: now) }
+            if askedStore {
+                health.answered(at: now)
+                // It may have brought about other rows, as a directory does that got its new name. Where there is
+                // more to do anyway, they are found with that.
+                if urgent.isEmpty, queues.allSatisfy(\.isEmpty) { isNews = true }
+            }
             forget(id)
             release(id, now, gotOn: true)
         case .outdated:

@@ -26,6 +26,8 @@ struct Simulation {
     /// How long a row takes, and how it ends.
     var duration: (PendingItem) -> Duration = { _ in .milliseconds(50) }
     var outcome: (PendingItem, MonotonicTime) -> UploadScheduler.Outcome = { _, _ in .done(askedStore: true) }
+    /// The rows that it brings about when it is done, as a directory does that got its new name.
+    var consequences: (PendingItem) -> [String] = { _ in [] }
 
     init(
         minimum: Int = 4, maximum: Int = 16, deleteBatch: Int = 100,
@@ -106,6 +108,7 @@ struct Simulation {
             if case .done = outcome {
                 rows[id] = nil
                 finishedAt[id] = now
+                for path in consequences(item) { add(path) }
             }
             send(.finished(id, outcome))
         }
@@ -346,6 +349,15 @@ struct Simulation {
         #expect(simulation.records[0].id == forbidden && simulation.records[0].wait == nil)
         #expect(simulation.finishedAt[allowed] != nil)
         #expect(simulation.begun.filter { $0 == forbidden }.count == 1)
+    }
+
+    @Test("what a row brings about when it is done is begun at once")
+    func consequences() {
+        var simulation = Simulation()
+        let directory = simulation.add("d")
+        simulation.consequences = { $0.id == directory ? (0..<5).map { "d/\($0)" } : [] }
+        simulation.run(for: .milliseconds(150))
+        #expect(simulation.finishedAt.count == 6)
     }
 
     @Test("a row that needs another one waits for just that, even when the other one is not due")
