@@ -16,10 +16,23 @@ extension CachedContent {
     /// What is fetched at least, and where fetches begin and end: requests cost more than these bytes.
     static let alignment: Int64 = 128 << 10
 
+    /// Why something is fetched, and in what portions.
+    enum FetchReason {
+        /// Somebody waits. Begins and ends at multiples of `grain`, at least ``alignment``.
+        case demanded(grain: Int64)
+        /// Nobody does yet. In requests of `piece` bytes.
+        case ahead(piece: Int64)
+    }
+
     /// Adds fetches for what is missing of `range` and not under way. Call it with the lock held.
     func plan(
-        _ range: Range<Int64>, piece: Int64, isDemanded: Bool, _ state: inout LiveState, _ work: inout FetchPlan
+        _ range: Range<Int64>, _ reason: FetchReason, _ state: inout LiveState, _ work: inout FetchPlan
     ) {
+        let (grain, piece, isDemanded) =
+            switch reason {
+            case .demanded(let grain): (grain, ReadPattern.pieces.upperBound, true)
+            case .ahead(let piece): (Self.alignment, piece, false)
+            }
         let end = state.sourceEnd
         guard !range.isEmpty, range.lowerBound < end, !state.isDiscarded else { return }
         let canRead = cache.store.capabilities.contains(.rangedRead)
@@ -27,8 +40,8 @@ extension CachedContent {
         if canRead {
             bounds =
                 range.lowerBound.rounded(
-                    downTo: Self.alignment)..<min(
-                    range.upperBound.rounded(upTo: Self.alignment), end)
+                    downTo: grain)..<min(
+                    range.upperBound.rounded(upTo: grain), end)
         }
         var missing = RangeSet()
         for gap in state.present.gaps(in: bounds) { missing.insert(gap) }

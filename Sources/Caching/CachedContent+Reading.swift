@@ -25,12 +25,13 @@ extension CachedContent {
             if range.isEmpty { return .success(.nothing) }
             if !state.isComplete {
                 let ahead = pattern.note(range, end: state.sourceEnd, room: cache.readAheadRoom)
-                if let ahead { plan(ahead.range, piece: ahead.piece, isDemanded: false, &state, &work) }
+                if let ahead { plan(ahead.range, .ahead(piece: ahead.piece), &state, &work) }
             }
             do throws(CacheError) {
                 if let hit = try enter(range, &state) { return .success(hit) }
             } catch { return .failure(error) }
-            let waiter = Waiter(range: range, deadline: cache.readDeadline, completion: .read(reply))
+            let waiter = Waiter(
+                range: range, grain: pattern.grain, deadline: cache.readDeadline, completion: .read(reply))
             park(waiter, &state, &work)
             return .success(.miss)
         }
@@ -118,7 +119,7 @@ extension CachedContent {
     /// - Returns: Whether all that `waiter` needs is under way now; false: nobody has it, as in a damaged catalog.
     func demand(_ waiter: Waiter, _ state: inout LiveState, _ work: inout FetchPlan) -> Bool {
         let range = waiter.range.clamped(to: 0..<state.size)
-        plan(range, piece: ReadPattern.pieces.upperBound, isDemanded: true, &state, &work)
+        plan(range, .demanded(grain: waiter.grain), &state, &work)
         return state.present.gaps(in: range).allSatisfy { gap in
             state.fetches.contains { $0.range.overlaps(gap) }
         }

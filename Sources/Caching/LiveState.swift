@@ -203,12 +203,17 @@ final class Waiter: Sendable {
     }
 
     let range: Range<Int64>
+    /// What is fetched for it is rounded to a multiple of this.
+    let grain: Int64
     /// nil: as long as it takes.
     let deadline: MonotonicTime?
     let completion: Completion
 
-    init(range: Range<Int64>, deadline: MonotonicTime?, completion: Completion) {
+    init(
+        range: Range<Int64>, grain: Int64 = CachedContent.alignment, deadline: MonotonicTime?, completion: Completion
+    ) {
         self.range = range
+        self.grain = grain
         self.deadline = deadline
         self.completion = completion
     }

@@ -14,6 +14,8 @@ package final class ReadPattern: Sendable {
         var window: Int64 = 0
         /// End of what was asked for ahead.
         var asked: Int64 = 0
+        /// How often the reader has jumped since it last read a long piece in sequence.
+        var jumps = 0
     }
 
     /// What to ask the store for, ahead of the reader.
@@ -30,7 +32,18 @@ package final class ReadPattern: Sendable {
     private static let disorder: Int64 = 512 << 10
     private static let largeRequest: Int64 = 64 << 10
 
+    /// Whoever jumps about in a file gets more with each request, up to what takes no longer than the way there and
+    /// back on a good line: twice as much every so many jumps.
+    private static let patience = 8
+    private static let grains = CachedContent.alignment...(1 << 20)
+
     package init() {}
+
+    /// What a missing range is rounded to: a multiple of this.
+    var grain: Int64 {
+        let doublings = state.withLock { $0.jumps } / Self.patience
+        return doublings < 4 ? min(Self.grains.lowerBound << doublings, Self.grains.upperBound) : Self.grains.upperBound
+    }
 
     /// Takes note of a request.
     ///
@@ -47,7 +60,7 @@ package final class ReadPattern: Sendable {
                 if range.upperBound <= state.furthest, range.upperBound > state.furthest - Self.disorder {
                     return nil
                 }
-                state = State(furthest: range.upperBound, window: 0, asked: 0)
+                state = State(furthest: range.upperBound, jumps: state.jumps + (state.furthest < 0 ? 0 : 1))
                 return nil
             }
             state.furthest = max(state.furthest, range.upperBound)
@@ -64,7 +77,9 @@ package final class ReadPattern: Sendable {
                 return nil
             }
             state.asked = target
-            state.window = min(state.window * 2, Self.largestWindow)
+            if state.window >= Self.pieces.lowerBound { state.jumps = 0 }
+            // Four times as much for each round trip: a large file is read at the line's speed after three of them.
+            state.window = min(state.window * 4, Self.largestWindow)
             return Ahead(range: begin..<target, piece: piece)
         }
     }

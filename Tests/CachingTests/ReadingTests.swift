@@ -33,6 +33,28 @@ private let block: Int64 = 128 << 10
         #expect(rig.statistics.snapshot()[.cacheHits] == 1)
     }
 
+    @Test("who keeps jumping about in a file gets more with each request, and less again after reading on")
+    func randomReads() throws {
+        let rig = try Rig()
+        rig.addObject(3, size: 64 << 20, isZero: true)
+        let content = try rig.open(3)
+        defer { content.close() }
+        let pattern = ReadPattern()
+        var generator = SystemRandomNumberGenerator()
+        for _ in 0..<200 {
+            let offset = Int64.random(in: 0..<(64 << 20) - 4096, using: &generator)
+            #expect(try content.bytes(at: offset, count: 4096, pattern).count == 4096)
+        }
+        #expect(rig.store.requests.count < 100)
+        let lengths = rig.store.requests.compactMap(\.range).map(\.length)
+        #expect(lengths.first.map { $0 <= 2 * block } == true && lengths.max().map { $0 <= 2 << 20 } == true)
+        #expect(pattern.grain == 1 << 20)
+        for start in stride(from: 0, to: 64 * block, by: Int64.Stride(block)) {
+            _ = pattern.note(start..<start + block, end: 1 << 40, room: 1 << 40)
+        }
+        #expect(pattern.grain == block)
+    }
+
     @Test("a read across two blocks of which one is here fetches the other")
     func gaps() throws {
         let rig = try Rig()
