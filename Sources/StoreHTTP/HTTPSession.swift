@@ -91,7 +91,7 @@ public final class HTTPSession: Sendable {
             do throws(StoreError) {
                 let answer = try transport.send(attempt)
                 guard let fault = classify(answer) else {
-                    state.withLock { $0.pacer.noteSuccess() }
+                    noteAccepted(began)
                     return answer
                 }
                 response = answer
@@ -104,7 +104,9 @@ public final class HTTPSession: Sendable {
             if error.code == .throttled {
                 statistics.add(.requestsThrottled)
                 let now = clock.monotonic
-                state.withLock { $0.pacer.noteComplaint(sent: began, at: now, hold: error.retryAfter) }
+                state.withLock { $0.pacer.noteRefused(begun: began, at: now, hold: error.retryAfter) }
+            } else if response != nil {
+                noteAccepted(began)
             }
             if error.code == .authenticationFailed {
                 if mayCorrectClock, let response, correctClock(from: response) {
@@ -166,14 +168,26 @@ public final class HTTPSession: Sendable {
         return attempt
     }
 
+    private func noteAccepted(_ began: MonotonicTime) {
+        let now = clock.monotonic
+        state.withLock { $0.pacer.noteAccepted(begun: began, at: now) }
+    }
+
     /// Waits until the session's pace lets this request through.
     private func waitForTurn(_ request: HTTPRequest, _ remaining: Duration) throws(StoreError) {
-        let now = clock.monotonic
-        let turn = state.withLock { $0.pacer.reserve(at: now) }
-        guard turn - now < remaining else {
-            throw StoreError(.throttled, "the store asks for fewer requests, and too many are waiting for their turn")
+        let latest = clock.monotonic + remaining
+        let ticket = state.withLock { $0.pacer.join() }
+        defer { state.withLock { $0.pacer.leave(ticket) } }
+        while true {
+            let now = clock.monotonic
+            switch state.withLock({ $0.pacer.ask(ticket, at: now, before: latest) }) {
+            case .now: return try pause(for: .zero, request)
+            case .wait(let time): try pause(for: time - now, request)
+            case .tooLate:
+                throw StoreError(
+                    .throttled, "the store asks for fewer requests, and too many are waiting for their turn")
+            }
         }
-        try pause(for: turn - now, request)
     }
 
     /// Waits; where the request may be called off, that is asked five times a second.

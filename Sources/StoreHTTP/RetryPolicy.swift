@@ -5,6 +5,8 @@ import Threading
 public struct RetryPolicy: Hashable, Sendable {
     /// Upper bound of the wait before the first repeat; it doubles with each.
     public var base: Duration = .milliseconds(100)
+    /// The same where the server asked for fewer requests and not for a time: the session's pace is what spares it.
+    public var throttledBase: Duration = .milliseconds(25)
     /// What the doubling ends at.
     public var cap: Duration = .seconds(10)
     /// Also for requests with large bodies, whose transfer does not count as time spent.
@@ -38,8 +40,9 @@ public struct Backoff: Sendable {
     ///   - random: 0 ..< 1, anew each time.
     public mutating func decide(after error: StoreError, spent: Duration, isSafe: Bool, random: Double) -> Decision {
         guard isSafe, Self.isWorthRepeating(error.code), repeats < policy.mostRepeats else { return .giveUp }
+        let base = error.code == .throttled && error.retryAfter == nil ? policy.throttledBase : policy.base
         let ceiling = min(
-            Double(policy.base.nanoseconds) * Double(UInt64(1) << min(UInt64(repeats), 40)),
+            Double(base.nanoseconds) * Double(UInt64(1) << min(UInt64(repeats), 40)),
             Double(policy.cap.nanoseconds))
         // What the server asks for is the least; the jitter on top keeps its clients apart.
         let wait = .nanoseconds(Int64(ceiling * random)) + max(error.retryAfter ?? .zero, .zero)

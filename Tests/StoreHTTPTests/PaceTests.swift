@@ -50,39 +50,6 @@ struct PaceTests {
         #expect(bucket.wait(at: MonotonicTime(nanoseconds: 100_000_000_000)) == .zero)
     }
 
-    @Test("complaints of requests that were on their way count as one, and later ones halve the pace again")
-    func complaints() {
-        var pacer = RequestPacer()
-        var now = MonotonicTime(nanoseconds: 10_000_000_000)
-        let sent = (0..<64).map { _ in pacer.reserve(at: now) }
-        #expect(sent.allSatisfy { $0 == now })
-        now = now + .milliseconds(100)
-        for time in sent { pacer.noteComplaint(sent: time, at: now, hold: nil) }
-        #expect(pacer.rate == 32)
-        let slots = (0..<33).map { _ in pacer.reserve(at: now) }
-        #expect(slots[32] - slots[0] == .seconds(1))
-        pacer.noteComplaint(sent: slots[20], at: slots[32], hold: .seconds(5))
-        #expect(pacer.rate == 16)
-        #expect(pacer.reserve(at: slots[32]) == slots[32] + .seconds(5))
-    }
-
-    @Test("the limit goes away when all is well, and when nothing is asked for a minute")
-    func recovery() {
-        var pacer = RequestPacer()
-        let now = MonotonicTime(nanoseconds: 10_000_000_000)
-        let sent = (0..<10).map { _ in pacer.reserve(at: now) }[0]
-        pacer.noteComplaint(sent: sent, at: now, hold: nil)
-        var idle = pacer
-        var successes = 0
-        while pacer.rate != nil, successes < 10_000 {
-            pacer.noteSuccess()
-            successes += 1
-        }
-        #expect((50...1000).contains(successes))
-        #expect(idle.reserve(at: now + .seconds(61)) == now + .seconds(61))
-        #expect(idle.rate == nil)
-    }
-
     @Test("the authorities are those of the option, else of the environment, in order")
     func authorities() {
         let environment = ["AWS_CA_BUNDLE": "aws", "SSL_CERT_FILE": "ssl", "CURL_CA_BUNDLE": "curl"]
