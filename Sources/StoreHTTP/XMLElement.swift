@@ -8,6 +8,8 @@ public struct XMLElement: Sendable {
     /// The character data directly in this element, as it was, without that of its children.
     public fileprivate(set) var text = ""
     public fileprivate(set) var children: [XMLElement] = []
+    /// Of a document's root: whether characters that XML cannot carry were in it, and are U+FFFD here.
+    public fileprivate(set) var isMended = false
 
     fileprivate init(name: String) { self.name = name }
 
@@ -32,16 +34,19 @@ extension XMLElement {
     public static func parse(_ bytes: [UInt8]) throws(StoreError) -> XMLElement {
         do {
             return try read(bytes)
-        } catch let error where error.cause == badReference {
-            return try read(withoutForbiddenReferences(bytes))
+        } catch let error where error.cause == forbiddenCharacter {
+            var root = try read(withoutForbiddenCharacters(bytes))
+            root.isMended = true
+            return root
         }
     }
 
-    private static let badReference = "reference to a forbidden character"
+    private static let forbiddenCharacter = "a character that XML forbids"
 
-    /// Some servers write `&#1;` for the control characters that object keys may hold and XML may not. What cannot
-    /// be shown becomes U+FFFD, so that the rest can.
-    private static func withoutForbiddenReferences(_ bytes: [UInt8]) -> [UInt8] {
+    /// Some servers write the control characters that object keys may hold and XML may not, as they are or as `&#1;`.
+    /// What cannot be shown becomes U+FFFD, so that the rest can.
+    private static func withoutForbiddenCharacters(_ bytes: [UInt8]) -> [UInt8] {
+        let replacement = Array("\u{FFFD}".utf8)
         var result: [UInt8] = []
         result.reserveCapacity(bytes.count)
         var index = 0
@@ -52,18 +57,30 @@ extension XMLElement {
                 let digits = String(decoding: bytes[(index + 2)..<end], as: UTF8.self)
                 let isHex = digits.first == "x" || digits.first == "X"
                 let number = isHex ? UInt32(digits.dropFirst(), radix: 16) : UInt32(digits)
-                let isAllowed =
-                    number.map { [9, 10, 13].contains($0) || ($0 >= 32 && Unicode.Scalar($0) != nil) } ?? false
-                if !isAllowed {
-                    result += Array("\u{FFFD}".utf8)
+                if !(number.map(isAllowed) ?? false) {
+                    result += replacement
                     index = end + 1
                     continue
                 }
+            } else if bytes[index] < 0x20, !isAllowed(UInt32(bytes[index])) {
+                result += replacement
+                index += 1
+                continue
+            } else if bytes[index...].starts(with: [0xEF, 0xBF]), index + 2 < bytes.count, bytes[index + 2] >= 0xBE {
+                result += replacement
+                index += 3
+                continue
             }
             result.append(bytes[index])
             index += 1
         }
         return result
+    }
+
+    /// Source: XML 1.0, 2.2 "Characters".
+    private static func isAllowed(_ number: UInt32) -> Bool {
+        [9, 10, 13].contains(number)
+            || (number >= 0x20 && number != 0xFFFE && number != 0xFFFF && Unicode.Scalar(number) != nil)
     }
 
     private static func read(_ bytes: [UInt8]) throws(StoreError) -> XMLElement {
@@ -91,7 +108,8 @@ extension XMLElement {
                 let line = XML_GetCurrentLineNumber(parser)
                 throw StoreError(
                     .internal, "the store's answer is no well-formed XML: \(reason) in line \(line)",
-                    cause: XML_GetErrorCode(parser) == XML_ERROR_BAD_CHAR_REF ? badReference : nil)
+                    cause: [XML_ERROR_BAD_CHAR_REF, XML_ERROR_INVALID_TOKEN].contains(XML_GetErrorCode(parser))
+                        ? forbiddenCharacter : nil)
             }
             return root
         }

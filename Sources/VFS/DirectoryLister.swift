@@ -167,18 +167,14 @@ final class DirectoryLister: Sendable {
             return
         }
         var cursor: ListCursor?
+        var refused: [String] = []
         repeat {
             let page: ListPage
             do { page = try backing.store.list(plan.path, after: cursor) } catch {
                 throw failed(directory, plan.path, error)
             }
             succeeded(directory)
-            for name in page.refusedNames {
-                surroundings.statistics.report(
-                    kind: "refusedName",
-                    message: "'\(name)' in '\(plan.path)' on the store is no legal file name and is not shown",
-                    advice: "Rename it with the provider's own tools.")
-            }
+            refused += page.refusedNames
             let entries = prepared(page.entries, isRoot: directory == .root)
             var rest = entries[...]
             while !rest.isEmpty {
@@ -190,8 +186,24 @@ final class DirectoryLister: Sendable {
             }
             cursor = page.next
         } while cursor != nil
+        report(refused, in: plan.path)
         changed(try asked { () throws(CatalogError) in try catalog.endListing(plan) })
         surroundings.statistics.add(.directoriesListed)
+    }
+
+    private static let mostRefusedShown = 20
+
+    /// What lies on the store and cannot be shown is said to be there.
+    private func report(_ refused: [String], in path: StorePath) {
+        guard !refused.isEmpty else { return }
+        let shown = refused.prefix(Self.mostRefusedShown).map { "'\($0)'" }.joined(separator: ", ")
+        let more = refused.count - Self.mostRefusedShown
+        surroundings.statistics.report(
+            kind: "refusedName",
+            message:
+                "what the store has in '/\(path)' under these names is no legal file name and is not shown: \(shown)"
+                + (more > 0 ? " and \(more) more" : ""),
+            advice: "Rename it with the provider's own tools.")
     }
 
     /// Without what is the program's own, and with "the store keeps none" told apart from "the listing does not say".

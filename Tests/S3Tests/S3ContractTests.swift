@@ -43,6 +43,33 @@ struct S3ServerTests {
         #expect(root + own == [])
     }
 
+    @Test("a name with control characters is a file like any other", arguments: S3Target.all)
+    func controls(target: S3Target) throws {
+        let store = try target.makeStore(prefix: "controls-\(UInt64.random(in: 0...UInt64.max))")
+        defer { store.shutdown() }
+        try store.connect()
+        // moto's web server takes no line feed in a path: there names are quoted.
+        #expect(store.traits.keepsControls == (target.name != "moto"))
+        let odd = FileName(Array(1...0x1F) + [0x7F] + Array("\u{FFFE}\u{FFFF}".utf8))!
+        let directory = StorePath.root.appending(odd)
+        let (file, copy, large) = (
+            directory.appending(odd), directory / "copy", directory.appending(FileName("\r\u{1}")!)
+        )
+        let bytes = [UInt8](repeating: 7, count: 17 << 20)
+        try store.write([1, 2, 3], at: file)
+        try store.write(bytes, at: large)
+        _ = try store.copy(file, to: copy, CopyOptions())
+        #expect(try store.list(.root, after: nil).entries.map(\.name) == [odd])
+        #expect(
+            Set(try store.list(directory, after: nil).entries.map(\.name)) == [
+                odd, FileName("copy"), FileName("\r\u{1}"),
+            ])
+        #expect(try store.contents(of: copy) == [1, 2, 3])
+        #expect(try store.metadata(of: large).size == Int64(bytes.count))
+        #expect(store.delete([file, copy, large]).allSatisfy { $0 == nil })
+        #expect(try store.list(directory, after: nil).entries.isEmpty)
+    }
+
     @Test("a wrong secret, key or bucket is told from the others", arguments: S3Target.all.filter { $0.name != "moto" })
     func wrongSettings(target: S3Target) throws {
         // moto is left out: it takes any signature.

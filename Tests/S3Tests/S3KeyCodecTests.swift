@@ -5,16 +5,19 @@ import Testing
 
 @Suite("Names as keys")
 struct S3KeyCodecTests {
+    private let quoting = S3KeyCodec(keepsControls: false)
+    private let keeping = S3KeyCodec(keepsControls: true)
+
     @Test(
         "a legal name is its own key", arguments: ["a", "Grüße", "日本 語", "100%25", "a+b?c#d", "...", "␀／．", "e\u{301}"])
     func plain(text: String) {
-        #expect(S3KeyCodec.encode(FileName(text)!) == Array(text.utf8))
-        #expect(S3KeyCodec.decode(Array(text.utf8)) == FileName(text))
+        #expect(quoting.encode(FileName(text)!) == Array(text.utf8))
+        #expect(quoting.decode(Array(text.utf8)) == FileName(text))
     }
 
     @Test("what a key cannot hold is quoted as rclone does it")
     func quoted() {
-        func key(_ bytes: [UInt8]) -> String { String(decoding: S3KeyCodec.encode(FileName(bytes)!), as: UTF8.self) }
+        func key(_ bytes: [UInt8]) -> String { String(decoding: quoting.encode(FileName(bytes)!), as: UTF8.self) }
         #expect(key([0x61, 0xff, 0x62]) == "a‛FFb")
         #expect(key([0x0a]) == "‛0A")
         #expect(key(Array("it‛s".utf8)) == "it‛‛s")
@@ -26,17 +29,28 @@ struct S3KeyCodecTests {
         "a key that is the form of no name is refused",
         arguments: ["", ".", "..", "‛", "‛x", "‛61", "‛ff", "a\nb", "‛E2‛80‛9B", "‛C3‛BC"])
     func refused(text: String) {
-        #expect(S3KeyCodec.decode(Array(text.utf8)) == nil)
+        #expect(quoting.decode(Array(text.utf8)) == nil)
     }
 
     @Test("more than 255 bytes are no name, and invalid UTF-8 is no key")
     func lengths() {
-        #expect(S3KeyCodec.decode([UInt8](repeating: 0x61, count: 256)) == nil)
-        #expect(S3KeyCodec.decode([0x61, 0xff]) == nil)
+        #expect(quoting.decode([UInt8](repeating: 0x61, count: 256)) == nil)
+        #expect(quoting.decode([0x61, 0xff]) == nil)
     }
 
-    @Test("every name comes back, and two names never have one key")
-    func roundTrip() {
+    @Test("where the server carries control characters, they stand for themselves")
+    func controls() {
+        let controls = Array(1...0x1F) + [0x7F] + Array("\u{FFFE}\u{FFFF}".utf8)
+        #expect(keeping.encode(FileName(controls)!) == controls)
+        #expect(keeping.decode(controls) == FileName(controls))
+        #expect(keeping.encode(FileName([0x0a, 0xff])!) == [0x0a] + Array("‛FF".utf8))
+        #expect(keeping.decode(Array("‛0A".utf8)) == nil)
+        #expect(!S3KeyCodec.isPlain(controls) && !S3KeyCodec.isPlain(Array("‛0A".utf8)) && S3KeyCodec.isPlain([0xff]))
+    }
+
+    @Test("every name comes back, and two names never have one key", arguments: [false, true])
+    func roundTrip(keepsControls: Bool) {
+        let codec = S3KeyCodec(keepsControls: keepsControls)
         let seed = UInt64.random(in: 0...UInt64.max)
         var random = SplitMix(state: seed)
         let pieces: [[UInt8]] = [
@@ -48,12 +62,12 @@ struct S3KeyCodecTests {
             let bytes = (0..<Int.random(in: 1...8, using: &random)).flatMap { _ in pieces.randomElement(using: &random)!
             }
             guard let name = FileName(bytes) else { continue }
-            let key = S3KeyCodec.encode(name)
-            #expect(S3KeyCodec.decode(key) == name, "seed \(seed), name \(bytes)")
+            let key = codec.encode(name)
+            #expect(codec.decode(key) == name, "seed \(seed), name \(bytes)")
             #expect(names[key] == nil || names[key] == name, "seed \(seed), key \(key)")
             names[key] = name
             // A key as somebody else may have made it: either it is shown and found again, or it is refused.
-            if let foreign = S3KeyCodec.decode(bytes) { #expect(S3KeyCodec.encode(foreign) == bytes, "seed \(seed)") }
+            if let foreign = codec.decode(bytes) { #expect(codec.encode(foreign) == bytes, "seed \(seed)") }
         }
     }
 }

@@ -43,9 +43,27 @@ struct S3StoreTests {
     func refusedNames() throws {
         let hostile = ["d/ok", "d/..", "d/.", "d/", "d/a\u{0}b", "d/‛x", "d/" + String(repeating: "n", count: 256)]
         let transport = StubTransport { _ in Self.listing(hostile, prefixes: ["d//", "d/../", "d/sub/"]) }
-        let page = try store(transport).list(StorePath("d")!, after: nil)
+        let store = try store(transport)
+        store.state.withLock { $0.traits.keepsControls = true }
+        let page = try store.list(StorePath("d")!, after: nil)
         #expect(page.entries.map(\.name.description).sorted() == ["ok", "sub"])
         #expect(page.refusedNames.count == 7)
+    }
+
+    @Test("a name whose key depends on the server is not guessed at before the server is known")
+    func notKnownYet() throws {
+        let name = StorePath(Array("a\nb".utf8))!
+        let transport = StubTransport { _ in Self.listing(["a\nb", "‛0A"]) }
+        let store = try store(transport)
+        #expect(throws: StoreError.self) { try store.list(.root, after: nil) }
+        #expect(throws: StoreError.self) { try store.metadata(of: name) }
+        #expect(transport.requests.map(\.method) == ["GET"])
+        for (keeps, shown, refused) in [(true, ["a\nb"], ["‛0A"]), (false, ["\n"], ["a\nb"])] {
+            store.state.withLock { $0.traits.keepsControls = keeps }
+            let page = try store.list(.root, after: nil)
+            #expect(page.entries.map { String(decoding: $0.name.bytes, as: UTF8.self) } == shown)
+            #expect(page.refusedNames == refused)
+        }
     }
 
     @Test("a key that is a directory too is shown as the directory, across pages as well")

@@ -114,6 +114,15 @@ struct XMLTests {
         #expect(error { () throws(StoreError) in try XMLElement.parse(Array(text.utf8)) }?.code == .internal)
     }
 
+    @Test("what XML cannot carry is marked, as it is or as a reference, and the rest is read")
+    func mended() throws {
+        let bytes = Array("<l><a>x</a><a>1\u{1}&#1;&#xFFFE;\u{FFFF}&#0;2</a><a>\t&#10;é\u{FFFC}</a></l>".utf8)
+        let root = try XMLElement.parse(bytes)
+        #expect(root.isMended)
+        #expect(root.all("a").map(\.text) == ["x", "1\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}2", "\t\né\u{FFFC}"])
+        #expect(try !XMLElement.parse(Array("<l>\u{FFFD}</l>".utf8)).isMended)
+    }
+
     @Test("what is written is read back the same")
     func roundTrip() throws {
         let text = "<&>\"' \t\r\n ä€😀 ]]>"

@@ -2,14 +2,19 @@ package import StoreAPI
 
 /// Names of files as parts of object keys, and back.
 ///
-/// A name that is legal UTF-8 without control characters is its own key. Bytes that a key, or the XML in which
-/// keys travel, cannot hold become U+201B followed by two upper-case hexadecimal digits, and U+201B itself is
-/// doubled, so that `decode(encode(name)) == name` for every name. rclone writes and reads the same form
-/// (<https://rclone.org/overview/#invalid-utf8>).
+/// A name that is legal UTF-8 is its own key. Bytes that a key cannot hold become U+201B followed by two upper-case
+/// hexadecimal digits, and U+201B itself is doubled, so that `decode(encode(name)) == name` for every name. rclone
+/// writes and reads the same form (<https://rclone.org/overview/#invalid-utf8>). Control characters, and the two
+/// scalars that XML 1.0 forbids beside them, are treated so only for servers that do not take and list them as they are.
 ///
 /// A key that no name is encoded as (`a//b`, `../x`, a lone U+201B, a component of more than 255 bytes) has no place
 /// in a file system: decoding answers nil, and nobody can be made to write to another key than the one they saw.
-package enum S3KeyCodec {
+package struct S3KeyCodec: Sendable {
+    /// Whether control characters stand for themselves.
+    package var keepsControls: Bool
+
+    package init(keepsControls: Bool) { self.keepsControls = keepsControls }
+
     /// The most bytes of a key, as all servers count them.
     /// Source: S3 User Guide, "Naming Amazon S3 objects".
     package static let longestKey = 1024
@@ -17,19 +22,19 @@ package enum S3KeyCodec {
     private static let quote: [UInt8] = [0xE2, 0x80, 0x9B]
 
     /// The form of one name in a key.
-    package static func encode(_ name: FileName) -> [UInt8] {
+    package func encode(_ name: FileName) -> [UInt8] {
         let bytes = name.bytes
         if bytes.allSatisfy({ $0 >= 0x20 && $0 < 0x80 }) { return bytes }
         var key: [UInt8] = []
         key.reserveCapacity(bytes.count + 8)
         var index = 0
         while index < bytes.count {
-            let length = scalarLength(bytes, at: index)
-            if length == 0 || isUnspeakable(bytes[index..<index + length]) {
-                for byte in bytes[index..<index + max(length, 1)] { key += quote + hexadecimal(byte) }
+            let length = Self.scalarLength(bytes, at: index)
+            if length == 0 || (!keepsControls && Self.isControl(bytes[index..<index + length])) {
+                for byte in bytes[index..<index + max(length, 1)] { key += Self.quote + Self.hexadecimal(byte) }
             } else {
                 let scalar = bytes[index..<index + length]
-                if scalar.elementsEqual(quote) { key += quote }
+                if scalar.elementsEqual(Self.quote) { key += Self.quote }
                 key += scalar
             }
             index += max(length, 1)
@@ -38,23 +43,23 @@ package enum S3KeyCodec {
     }
 
     /// The name that `component` stands for; nil when it is not the form of any.
-    package static func decode(_ component: some Collection<UInt8>) -> FileName? {
+    package func decode(_ component: some Collection<UInt8>) -> FileName? {
         let key = Array(component)
         if key.allSatisfy({ $0 >= 0x20 && $0 < 0x80 }) { return FileName(key) }
         var name: [UInt8] = []
         name.reserveCapacity(key.count)
         var index = 0
         while index < key.count {
-            guard key[index...].starts(with: quote) else {
+            guard key[index...].starts(with: Self.quote) else {
                 name.append(key[index])
                 index += 1
                 continue
             }
             let rest = key[(index + 3)...]
-            if rest.starts(with: quote) {
-                name += quote
+            if rest.starts(with: Self.quote) {
+                name += Self.quote
                 index += 6
-            } else if let high = rest.first.flatMap(digit), let low = rest.dropFirst().first.flatMap(digit) {
+            } else if let high = rest.first.flatMap(Self.digit), let low = rest.dropFirst().first.flatMap(Self.digit) {
                 name.append(high << 4 | low)
                 index += 5
             } else {
@@ -67,13 +72,25 @@ package enum S3KeyCodec {
     }
 
     /// The key of a path, without the store's prefix.
-    package static func key(for path: StorePath) -> [UInt8] {
+    package func key(for path: StorePath) -> [UInt8] {
         var key: [UInt8] = []
         for name in path.components {
             if !key.isEmpty { key.append(UInt8(ascii: "/")) }
             key += encode(name)
         }
         return key
+    }
+
+    /// Whether a name or a key means the same to all codecs.
+    package static func isPlain(_ bytes: some Collection<UInt8>) -> Bool {
+        if bytes.allSatisfy({ $0 >= 0x20 && $0 < 0x80 }) { return true }
+        return !holdsControls(bytes) && !Array(bytes).contains(quote)
+    }
+
+    /// Whether XML 1.0 cannot carry all of a key, or would change it (a carriage return).
+    package static func holdsControls(_ bytes: some Collection<UInt8>) -> Bool {
+        bytes.contains { $0 < 0x20 } || Array(bytes).contains([0xEF, 0xBF, 0xBE])
+            || Array(bytes).contains([0xEF, 0xBF, 0xBF])
     }
 
     /// Bytes of the well-formed UTF-8 scalar at `index`; 0 when there is none.
@@ -85,7 +102,7 @@ package enum S3KeyCodec {
     }
 
     /// Control characters, and the two scalars that XML 1.0 forbids.
-    private static func isUnspeakable(_ scalar: ArraySlice<UInt8>) -> Bool {
+    private static func isControl(_ scalar: ArraySlice<UInt8>) -> Bool {
         scalar.count == 1
             ? scalar.first! < 0x20
             : scalar.elementsEqual([0xEF, 0xBF, 0xBE]) || scalar.elementsEqual([0xEF, 0xBF, 0xBF])

@@ -122,15 +122,19 @@ extension S3Store {
                 keys.append((index, try key(paths[index], asDirectory: asDirectories)))
             } catch { answers[index] = error }
         }
-        let isBulk = traits.deletesInBulk && keys.count > 1
+        // The list of a bulk deletion is XML, which cannot carry every key.
+        let listed = keys.filter { !S3KeyCodec.holdsControls($0.key) }
+        let isBulk = traits.deletesInBulk && listed.count > 1
         let size = isBulk ? deleteBatch : 1
-        let batches = stride(from: 0, to: keys.count, by: size).map { Array(keys[$0..<min($0 + size, keys.count)]) }
+        let batches =
+            stride(from: 0, to: listed.count, by: size).map { Array(listed[$0..<min($0 + size, listed.count)]) }
+            + keys.filter { S3KeyCodec.holdsControls($0.key) }.map { [$0] }
         let failures = Lock<[Int: StoreError]>([:])
         do throws(StoreError) {
             try session.parallel.run(batches.count, parallel: isBulk ? 4 : 32) { [self] (number) throws(StoreError) in
                 let batch = batches[number]
                 do throws(StoreError) {
-                    if isBulk {
+                    if batch.count > 1 {
                         let refused = try deleteInBulkOrSingly(batch, paths)
                         failures.withLock { $0.merge(refused) { $1 } }
                     } else {

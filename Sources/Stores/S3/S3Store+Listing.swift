@@ -72,7 +72,9 @@ extension S3Store {
             isEncoded ? TextEncoding.percentDecode(text, plusIsSpace: true) ?? Array(text.utf8) : Array(text.utf8)
         }
         // XMLElement puts U+FFFD for what XML cannot carry; an encoded answer has none of its own.
-        func isUnreadable(_ text: String) -> Bool { isEncoded && text.unicodeScalars.contains("\u{FFFD}") }
+        func isUnreadable(_ text: String) -> Bool {
+            (isEncoded || root.isMended) && text.unicodeScalars.contains("\u{FFFD}")
+        }
         var listing = KeyListing()
         for element in root.children {
             switch element.name {
@@ -138,7 +140,7 @@ extension S3Store {
         var page = ListPage(entries: [], refusedNames: listing.refused)
         let directories = Set(listing.prefixes)
         for key in listing.prefixes {
-            guard let name = Self.name(key, below: prefix, isDirectory: true) else {
+            guard let name = try name(key, below: prefix, isDirectory: true, directory) else {
                 page.refusedNames.append(String(decoding: key, as: UTF8.self))
                 continue
             }
@@ -149,7 +151,7 @@ extension S3Store {
         let last = max(listing.objects.last?.key ?? [], listing.prefixes.last ?? [], by: Self.precedes)
         var waiting: [Cursor.Waiting] = []
         for object in earlier + listing.objects where object.key != prefix {
-            guard let name = Self.name(object.key, below: prefix, isDirectory: false) else {
+            guard let name = try name(object.key, below: prefix, isDirectory: false, directory) else {
                 page.refusedNames.append(String(decoding: object.key, as: UTF8.self))
                 continue
             }
@@ -180,10 +182,13 @@ extension S3Store {
     }
 
     /// The name that a key has in the directory with `prefix`; nil when it has no place in a file system.
-    private static func name(_ key: [UInt8], below prefix: [UInt8], isDirectory: Bool) -> FileName? {
+    private func name(_ key: [UInt8], below prefix: [UInt8], isDirectory: Bool, _ directory: StorePath)
+        throws(StoreError) -> FileName?
+    {
         guard key.starts(with: prefix) else { return nil }
-        let rest = key[prefix.count...]
-        return S3KeyCodec.decode(isDirectory && rest.last == UInt8(ascii: "/") ? rest.dropLast() : rest)
+        var rest = key[prefix.count...]
+        if isDirectory, rest.last == UInt8(ascii: "/") { rest = rest.dropLast() }
+        return try codec(for: rest, directory).decode(rest)
     }
 
     private static func precedes(_ a: [UInt8], _ b: [UInt8]) -> Bool { a.lexicographicallyPrecedes(b) }

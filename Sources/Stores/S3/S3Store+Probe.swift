@@ -55,6 +55,8 @@ extension S3Store {
                     // Listing was permitted, so the credentials are right: they are for reading only, or the store is full.
                     // S3 reads ranges by its definition.
                     features.formUnion([.rangedRead, .consistentListing])
+                    // Nothing can be lost by a key that is shown as it is listed.
+                    traits.keepsControls = true
                     return
                 default: throw error
                 }
@@ -77,6 +79,7 @@ extension S3Store {
             try tryReplacing()
             try tryParts()
             try tryDirectories()
+            try tryControls()
         }
 
         // MARK: Trials
@@ -256,6 +259,25 @@ extension S3Store {
             traits.keepsDirectories = isThere ?? false
         }
 
+        /// A key with all that XML 1.0 cannot carry, which a server has to list encoded.
+        private mutating func tryControls() throws(StoreError) {
+            let controls = Array(1...0x1F) + [0x7F] + Array("\u{FFFE}\u{FFFF}".utf8)
+            let key = try store.key(sibling("controls")) + controls
+            var call = S3Call(
+                "PUT", key, .requestsPut, .storePut, action: "a trial object could not be written", path: path)
+            call.headers = store.description(path, .file, Attributes()).headers
+            call.body = UploadBody(bytes)
+            // That a server does not answer is no refusal: names would get other keys by it.
+            let isKept = try tolerating(alsoUnavailable: false) { () throws(StoreError) in
+                _ = try store.send(call)
+                let listing = try store.listKeys(prefix: key, delimiter: true, maximum: 2, after: nil, path)
+                let head = try store.head(key, path)
+                try store.deleteObject(key, path)
+                return listing.objects.map(\.key) == [key] && head != nil
+            }
+            traits.keepsControls = isKept ?? false
+        }
+
         /// Takes the trial objects away, and learns whether that goes in bulk.
         private mutating func removeAll() throws(StoreError) {
             let paths = Array(made)
@@ -278,12 +300,15 @@ extension S3Store {
         private func sibling(_ name: String) -> StorePath { StorePath("\(path)-\(name)")! }
 
         /// nil where the server refuses, which is what a trial is for; faults of the network are thrown.
-        private func tolerating<Result>(_ body: () throws(StoreError) -> Result) throws(StoreError) -> Result? {
+        private func tolerating<Result>(
+            alsoUnavailable: Bool = true, _ body: () throws(StoreError) -> Result
+        ) throws(StoreError) -> Result? {
             do throws(StoreError) {
                 return try body()
             } catch {
                 switch error.code {
                 case .timedOut, .throttled, .cancelled, .authenticationFailed, .certificateRejected: throw error
+                case .unavailable where !alsoUnavailable: throw error
                 default: return nil
                 }
             }

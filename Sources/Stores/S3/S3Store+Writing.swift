@@ -12,8 +12,9 @@ extension S3Store {
             throw StoreError(.tooLarge, "'\(path)' has \(size) bytes: S3 takes \(Self.largestObject)", path: path)
         }
         let hasStored = body.segments.contains { if case .stored = $0 { $0.length > 0 } else { false } }
-        let capabilities = capabilities
-        if capabilities.multipartThreshold.map({ size >= $0 || hasStored && size > Self.smallestPart }) ?? false {
+        // The answers to uploads in parts carry the key in XML, and some servers fail at those that XML cannot carry.
+        let threshold = capabilities.multipartThreshold.map { S3KeyCodec.holdsControls(key) ? Self.largestPart : $0 }
+        if threshold.map({ size >= $0 || hasStored && size > Self.smallestPart }) ?? false {
             return try putInParts(body, key, path, options)
         }
         try Self.requireWanted(options, path)

@@ -127,6 +127,8 @@ struct S3Traits: Hashable, Sendable {
     var checksCopySource = false
     /// GET with `Range` answers with that range, in a way that can be told from the whole object.
     var readsRanges = true
+    /// Keys with control characters are taken, and listed as they are; nil while that is not known.
+    var keepsControls: Bool?
     /// Objects whose keys end in a slash can be made.
     var keepsDirectories = true
     var deletesInBulk = true
@@ -210,7 +212,7 @@ extension S3Store {
     ///
     /// - Throws: ``StoreError``: `.invalidName` when it is too long.
     func key(_ path: StorePath, asDirectory: Bool = false) throws(StoreError) -> [UInt8] {
-        var key = configuration.prefix + S3KeyCodec.key(for: path)
+        var key = configuration.prefix + (try codec(for: path.bytes, path)).key(for: path)
         if asDirectory, !path.isRoot { key.append(UInt8(ascii: "/")) }
         guard key.count <= S3KeyCodec.longestKey else {
             throw StoreError(
@@ -218,6 +220,19 @@ extension S3Store {
                 "'\(path)' makes a key of \(key.count) bytes: S3 takes \(S3KeyCodec.longestKey)", path: path)
         }
         return key
+    }
+
+    /// How names and keys become each other.
+    ///
+    /// - Parameter bytes: The name or key in question. Some mean different things to different servers.
+    /// - Throws: ``StoreError``: `.unavailable` while it is not known what this one means.
+    func codec(for bytes: some Collection<UInt8>, _ path: StorePath) throws(StoreError) -> S3KeyCodec {
+        if let keepsControls = traits.keepsControls { return S3KeyCodec(keepsControls: keepsControls) }
+        guard S3KeyCodec.isPlain(bytes) else {
+            throw StoreError(
+                .unavailable, "there is no connection yet that tells under which key '\(path)' lies", path: path)
+        }
+        return S3KeyCodec(keepsControls: true)
     }
 
     /// An entity tag as text without quotes; nil when there is none worth the name.
