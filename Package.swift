@@ -40,8 +40,8 @@ let package = Package(
         .target(name: "CFuseInit", dependencies: ["CFuse3"], cSettings: systemCalls),
 
         room("Threading", []),
-        room("StoreAPI", ["Threading"]),
         room("Statistics", ["Threading"]),
+        room("StoreAPI", ["Threading", "Statistics"]),
         room(
             "StoreHTTP",
             [
@@ -84,7 +84,7 @@ let package = Package(
         .executableTarget(
             name: "cloudfusion",
             dependencies: [
-                "Threading", "StoreAPI", "Statistics", "Mounting",
+                "Threading", "StoreAPI", "Mounting",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: systemCalls, swiftSettings: settings),
@@ -94,7 +94,7 @@ let package = Package(
         tests("StatisticsTests", ["Statistics", "Threading"]),
         tests("StoreAPITests", ["StoreAPI", "StoreTesting", "Threading"]),
         tests("StoreHTTPTests", ["StoreHTTP", "StoreAPI", "Statistics", "Threading"]),
-        tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Threading", "CShim"]),
+        tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Statistics", "Threading", "CShim"]),
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
         tests("CatalogTests", ["Catalog", "StoreAPI", "Threading"]),
         tests("CachingTests", ["Caching", "Catalog", "StoreAPI", "Statistics", "Threading"]),

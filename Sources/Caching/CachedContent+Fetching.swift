@@ -215,6 +215,7 @@ extension CachedContent {
 
     /// Takes bytes that `fetch` brings. What was written here meanwhile wins.
     func deliver(_ bytes: UnsafeRawBufferPointer, at offset: Int64, by fetch: Fetch) throws(StoreError) {
+        cache.statistics.add(.bytesDownloaded, Int64(bytes.count))
         do throws(CacheError) {
             let satisfied: [Waiter]
             do throws(CacheError) {

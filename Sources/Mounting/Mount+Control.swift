@@ -36,13 +36,11 @@ extension Mount {
                         name: "errors", mode: 0o444, read: { [self] in Array(ErrorsFile.text(status().errors).utf8) }),
                     VirtualFile(
                         name: "metrics", mode: 0o444,
-                        read: { [self] in Array(MetricsFile.text(figures, status()).utf8) }),
+                        read: { [self] in Array(MetricsFile.text(statistics.snapshot(), status()).utf8) }),
                     VirtualFile(name: "status.json", mode: 0o444, read: { [self] in StatusFile.text(status()) }),
                 ]),
         ]
     }
-
-    private var figures: Figures { Figures(mount: statistics.snapshot(), transport: transport.snapshot()) }
 
     private func configurationText() -> String {
         let figures = StatsFile.text(status()).split(separator: "\n", omittingEmptySubsequences: false)
@@ -69,7 +67,7 @@ extension Mount {
 
     /// Everything of this moment, without waiting for the store.
     package func status() -> MountStatus {
-        let snapshot = figures
+        let snapshot = statistics.snapshot()
         let moment = state.withLock { $0 }
         let settings = moment.settings
         let limits = settings.cacheLimits

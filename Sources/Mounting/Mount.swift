@@ -42,8 +42,6 @@ package struct MountRequest: Sendable {
 package final class Mount: Sendable {
     package let request: MountRequest
     package let statistics: Statistics
-    /// What the stores count on the wire: see ``SettingsSchema/product(transport:)``.
-    let transport: Statistics
     let clock: any Clock
     let log: LogFile
     let logger: Logger
@@ -75,14 +73,12 @@ package final class Mount: Sendable {
 
     package init(
         _ request: MountRequest, log: LogFile, clock: any Clock = SystemClock(),
-        statistics: Statistics = Statistics(), transport: Statistics = Statistics(),
-        openSession: @escaping SessionFactory
+        statistics: Statistics = Statistics(), openSession: @escaping SessionFactory
     ) {
         self.request = request
         self.log = log
         self.clock = clock
         self.statistics = statistics
-        self.transport = transport
         self.openSession = openSession
         logger = log.logger("mount")
         state = Monitor(State(settings: request.settings, heartbeat: clock.calendar))

@@ -1,6 +1,7 @@
 import Caching
 import Catalog
 import Logging
+import Statistics
 import StoreAPI
 import Synchronizer
 import Threading
@@ -58,8 +59,10 @@ extension MountStack {
                 + "Choose another cache_id, or leave it out.")
     }
 
-    static func makeStore(_ descriptor: StoreDescriptor, _ settings: StoreSettings) throws(MountError) -> any Store {
-        do { return try descriptor.make(settings) } catch {
+    static func makeStore(_ descriptor: StoreDescriptor, _ settings: StoreSettings, _ statistics: Statistics)
+        throws(MountError) -> any Store
+    {
+        do { return try descriptor.make(settings, statistics) } catch {
             throw MountError("the settings for \(descriptor.scheme) are not right: \(error.message)")
         }
     }
@@ -109,7 +112,8 @@ extension MountStack {
     ///
     /// - Throws: ``MountError`` when the new one cannot be reached; then the old one stays in use.
     func replaceStore(_ settings: Settings, _ surroundings: Surroundings) throws(MountError) {
-        let store = try Self.makeStore(descriptor, settings.storeSettings(descriptor))
+        let store = try Self.makeStore(
+            descriptor, settings.storeSettings(descriptor), surroundings.statistics)
         let (connection, _) = try Self.connect(
             store, settings, surroundings, surroundings.patienceForNew, isKnown: false)
         cache.setStore(store)

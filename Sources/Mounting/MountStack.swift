@@ -105,7 +105,7 @@ package final class MountStack: Sendable {
             let isKnown =
                 try catalog.map { (catalog) throws(MountError) in try Self.identity(of: catalog) != nil } ?? false
 
-            let store = try Self.makeStore(descriptor, storeSettings)
+            let store = try Self.makeStore(descriptor, storeSettings, surroundings.statistics)
             let patience = isKnown ? surroundings.patienceForKnown : surroundings.patienceForNew
             let (connection, isOffline) = try Self.connect(store, settings, surroundings, patience, isKnown: isKnown)
             undo.append { connection.close() }

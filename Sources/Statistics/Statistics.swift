@@ -2,7 +2,9 @@ public import Threading
 
 /// What is counted, with the name and unit that `stats/metrics` shows. All only ever grow.
 public enum Counter: Int, CaseIterable, Sendable {
+    /// Of files; of all bodies on the wire.
     case bytesUploaded, bytesDownloaded
+    case bytesSent, bytesReceived
     case filesUploaded, filesDownloaded
     case cacheHits, cacheMisses
     case bytesRead, bytesWritten

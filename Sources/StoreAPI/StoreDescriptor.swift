@@ -1,3 +1,5 @@
+public import Statistics
+
 /// A setting of a kind of store: the single source for help, the template in `config/config`, validation, the
 /// masking of secrets and the page in docs/stores/.
 public struct StoreOption: Hashable, Sendable {
@@ -55,8 +57,9 @@ public struct StoreDescriptor: Sendable {
     public var scheme: String
     public var summary: String
     public var options: [StoreOption]
-    /// Makes a store without any request to it: ``Store/connect()`` comes later.
-    public var make: @Sendable (StoreSettings) throws(StoreError) -> any Store
+    /// Makes a store without any request to it: ``Store/connect()`` comes later. Its requests, how long they take and
+    /// what goes over the wire for them are counted in the statistics; files and their bytes are counted above it.
+    public var make: @Sendable (StoreSettings, Statistics) throws(StoreError) -> any Store
     /// What tells two stores of this kind apart (endpoint, bucket, prefix), without credentials: a cache belongs
     /// to one identity.
     public var identity: @Sendable (StoreSettings) -> String
@@ -67,7 +70,7 @@ public struct StoreDescriptor: Sendable {
         scheme: String, summary: String, options: [StoreOption],
         identity: @escaping @Sendable (StoreSettings) -> String,
         settingsFromURL: @escaping @Sendable (String) -> [String: String]?,
-        make: @escaping @Sendable (StoreSettings) throws(StoreError) -> any Store
+        make: @escaping @Sendable (StoreSettings, Statistics) throws(StoreError) -> any Store
     ) {
         self.scheme = scheme
         self.summary = summary

@@ -264,8 +264,8 @@ final class HTTPEngine: @unchecked Sendable {
     private func tellStatistics(atOnce: Bool = false) {
         guard uploaded > 0 || downloaded > 0, atOnce || turned - told >= .milliseconds(200) else { return }
         told = turned
-        if uploaded > 0 { statistics.add(.bytesUploaded, uploaded) }
-        if downloaded > 0 { statistics.add(.bytesDownloaded, downloaded) }
+        if uploaded > 0 { statistics.add(.bytesSent, uploaded) }
+        if downloaded > 0 { statistics.add(.bytesReceived, downloaded) }
         uploaded = 0
         downloaded = 0
     }

@@ -163,7 +163,7 @@ extension StoreDescriptor {
         ],
         identity: { settings in normal(settings["path"] ?? "") },
         settingsFromURL: { rest in rest.hasPrefix("/") ? ["path": rest] : nil }
-    ) { settings throws(StoreError) in
+    ) { settings, _ throws(StoreError) in
         guard let path = settings["path"], path.hasPrefix("/") else {
             throw StoreError(.invalidArgument, "the setting 'path' must be a full path, such as /srv/files")
         }

@@ -9,7 +9,7 @@ struct CheckConfigCommand: ParsableCommand {
     var file: String
 
     func run() throws {
-        let parser = SettingsParser(schema: .product(), places: .ofProcess)
+        let parser = SettingsParser(schema: .product, places: .ofProcess)
         let (assignments, problems) = try readConfiguration(file, parser)
         let result: ParsedSettings
         do { result = try parser.settings([assignments], problems: problems) } catch {

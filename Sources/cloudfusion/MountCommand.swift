@@ -1,7 +1,6 @@
 import ArgumentParser
 import Glibc
 import Mounting
-import Statistics
 import StoreAPI
 
 struct MountCommand: ParsableCommand {
@@ -29,13 +28,12 @@ struct MountCommand: ParsableCommand {
     var places: [String] = []
 
     func run() throws {
-        let transport = Statistics()
         let request = try MountArguments(
             config: config, options: options, places: places, isForeground: foreground || debug, debug: debug,
-            showsWarnings: readyFd == nil, schema: .product(transport: transport)
+            showsWarnings: readyFd == nil, schema: .product
         ).request()
         if request.isForeground || readyFd != nil {
-            throw ExitCode(serve(request, transport))
+            throw ExitCode(serve(request))
         }
         do { try request.mountPoint.check(mayBeNonEmpty: request.options.mayBeNonEmpty) } catch { throw failure(error) }
         let words = CommandWords.ordered(Array(CommandLine.arguments.dropFirst()))
@@ -43,12 +41,12 @@ struct MountCommand: ParsableCommand {
     }
 
     /// Mounts, and returns the exit code when the mount is over.
-    private func serve(_ request: MountRequest, _ transport: Statistics) -> Int32 {
+    private func serve(_ request: MountRequest) -> Int32 {
         umask(0o077)
         if request.settings.holdsSecrets(request.schema) { forbidCoreFiles() }
         let log = LogFile()
         log.becomeSystemLog()
-        let mount = Mount(request, log: log, transport: transport, openSession: Mount.fuseSession)
+        let mount = Mount(request, log: log, openSession: Mount.fuseSession)
         Signals.take { _ in mount.stop() }
         do throws(MountError) {
             try mount.start()

@@ -52,8 +52,7 @@ import Threading
         let statistics = Statistics()
         statistics.add(.bytesUploaded, 5)
         statistics.record(.milliseconds(3), for: .storePut)
-        let text = MetricsFile.text(
-            Figures(mount: statistics.snapshot(), transport: statistics.snapshot()), status())
+        let text = MetricsFile.text(statistics.snapshot(), status())
         var kinds: [String: String] = [:]
         var current = ""
         var seen: Set<String> = []

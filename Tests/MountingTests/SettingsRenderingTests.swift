@@ -44,7 +44,7 @@ import Testing
         var parts = #filePath.split(separator: "/", omittingEmptySubsequences: false)
         parts.removeLast(3)
         let path = parts.joined(separator: "/") + "/docs/settings.md"
-        let text = SettingsRendering(schema: .product()).documentation()
+        let text = SettingsRendering(schema: .product).documentation()
         if environmentVariable("CLOUDFUSION_UPDATE_DOCS") != nil {
             let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
             #expect(writeAll(text.utf8, to: descriptor) == 0)

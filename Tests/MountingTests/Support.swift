@@ -47,8 +47,8 @@ final class TestStores: Sendable {
                 StoreOption("parts", .number(1...100), help: "How many."),
             ],
             identity: { $0["path"] ?? "" }, settingsFromURL: { ["path": $0] },
-            make: { [self] settings throws(StoreError) in
-                let store = FaultyStore(try local.make(settings))
+            make: { [self] settings, statistics throws(StoreError) in
+                let store = FaultyStore(try local.make(settings, statistics))
                 store.outage = outage.withLock { $0 }
                 if let error = refusal.withLock({ $0 }) { store.inject(.fail(error), on: .connect) }
                 made.withLock { $0.append(store) }

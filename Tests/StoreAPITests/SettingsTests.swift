@@ -14,7 +14,7 @@ struct SettingsTests {
             .init("password", .secret, help: "What nobody knows."),
         ],
         identity: { $0["path"] ?? "" }, settingsFromURL: { _ in nil }
-    ) { _ throws(StoreError) in throw StoreError(.unsupported, "not made in this test") }
+    ) { _, _ throws(StoreError) in throw StoreError(.unsupported, "not made in this test") }
 
     private func complaint(_ given: [String: String]) -> String? {
         do {

@@ -25,7 +25,7 @@ struct HTTPClientTests {
         let figures = statistics.snapshot()
         #expect(figures[.requestsGet] == 2)
         #expect(figures[.requestsFailed] == 0)
-        #expect(figures[.bytesDownloaded] == 10)
+        #expect(figures[.bytesReceived] == 10)
         #expect(figures[.storeGet].count == 2)
     }
 
@@ -81,7 +81,7 @@ struct HTTPClientTests {
         #expect(try client.send(request).status == 200)
         #expect(server.requests[0].body == [1, 2, 3] + content[1000..<2_001_000] + [4, 5])
         #expect(sent.withLock { $0 } == 2_000_005)
-        #expect(statistics.snapshot()[.bytesUploaded] == 2_000_005)
+        #expect(statistics.snapshot()[.bytesSent] == 2_000_005)
     }
 
     @Test("a file that ends too early ends the upload with an error")

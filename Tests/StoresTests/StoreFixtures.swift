@@ -1,4 +1,5 @@
 import Glibc
+import Statistics
 import StoreAPI
 import StoreTesting
 
@@ -91,7 +92,7 @@ extension StoreFixture {
                 "endpoint": words[0], "region": words[1], "access_key_id": words[2], "secret_access_key": words[3],
                 "bucket_name": words[4], "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
             ])
-            return (try StoreDescriptor.s3.make(settings), {})
+            return (try StoreDescriptor.s3.make(settings, Statistics()), {})
         }
     }
 }

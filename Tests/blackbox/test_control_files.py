@@ -90,6 +90,34 @@ def test_settings_change_while_mounted(write, local, mounts):
     mount.stop()
 
 
+def test_the_figures_are_what_happened(store, mounts):
+    """Each byte of a file counts once, whatever the store is; requests are those of the store."""
+    content = os.urandom(3_000_000)
+    mount = mounts(store, cache=0).start()
+    (mount.data / "file").write_bytes(content)
+    mount.sync()
+    assert "3.000 MB uploaded" in (mount.stats / "stats").read_text()
+    assert samples(mount)["cloudfusion_uploaded_bytes_total"] == 3_000_000
+    second = mounts(store).start()
+    assert (second.data / "file").read_bytes() == content
+    assert "3.000 MB downloaded" in (second.stats / "stats").read_text()
+    figures = samples(second)
+    assert figures["cloudfusion_downloaded_bytes_total"] == 3_000_000
+    if store.name != "local":
+        assert figures['cloudfusion_store_requests_total{operation="get"}'] >= 1
+        assert figures['cloudfusion_store_request_duration_seconds_count{operation="get"}'] >= 1
+        assert figures["cloudfusion_store_received_bytes_total"] > 3_000_000
+        assert samples(mount)["cloudfusion_store_sent_bytes_total"] >= 3_000_000
+    mount.stop()
+    second.stop()
+
+
+def samples(mount):
+    """stats/metrics: name with labels → value."""
+    lines = (mount.stats / "metrics").read_text().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
+
 def test_sed_in_place_changes_a_setting(local, mounts):
     """sed -i writes a new file beside the old one and renames it over."""
     mount = mounts(local, cache=600).start()

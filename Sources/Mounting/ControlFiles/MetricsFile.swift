@@ -1,10 +1,10 @@
-import Statistics
+package import Statistics
 
 /// `stats/metrics`: the figures for Prometheus, in its text exposition format (version 0.0.4).
 ///
 /// https://prometheus.io/docs/instrumenting/exposition_formats/
 package enum MetricsFile {
-    package static func text(_ snapshot: Figures, _ status: MountStatus) -> String {
+    package static func text(_ snapshot: StatisticsSnapshot, _ status: MountStatus) -> String {
         var writer = Writer()
         for counter in Counter.allCases {
             let description = describe(counter)
@@ -22,7 +22,7 @@ package enum MetricsFile {
         return writer.text
     }
 
-    private static func gauges(_ snapshot: Figures, _ status: MountStatus, _ writer: inout Writer) {
+    private static func gauges(_ snapshot: StatisticsSnapshot, _ status: MountStatus, _ writer: inout Writer) {
         func gauge(_ name: String, _ help: String, _ value: String, _ labels: [(String, String)] = []) {
             writer.sample("cloudfusion_\(name)", "gauge", help, labels, value)
         }
@@ -55,8 +55,10 @@ package enum MetricsFile {
             ("store_requests", [("operation", kind)], "Requests to the store, by kind.")
         }
         return switch counter {
-        case .bytesUploaded: ("uploaded_bytes", [], "Bytes sent to the store.")
-        case .bytesDownloaded: ("downloaded_bytes", [], "Bytes fetched from the store.")
+        case .bytesUploaded: ("uploaded_bytes", [], "Bytes of files sent to the store.")
+        case .bytesDownloaded: ("downloaded_bytes", [], "Bytes of files fetched from the store.")
+        case .bytesSent: ("store_sent_bytes", [], "Bytes of all bodies that went out, those of repeats too.")
+        case .bytesReceived: ("store_received_bytes", [], "Bytes of all bodies that came in, those of listings too.")
         case .filesUploaded: ("uploaded_files", [], "Files sent to the store.")
         case .filesDownloaded: ("downloaded_files", [], "Files fetched from the store.")
         case .cacheHits: ("cache_hits", [], "Reads that the cache answered.")

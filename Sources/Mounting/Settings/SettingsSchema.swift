@@ -81,8 +81,9 @@ package struct SettingsSchema: Sendable {
             defaultValue: nil, help: "The kind of store.", isLive: false)
     }
 
-    /// What the predecessor called the stores.
-    private static let formerNames = [
+    /// Other names of the stores, most of them those of the predecessor.
+    private static let otherNames = [
+        "file": "local",
         "amazon s3": "s3", "amazon": "s3", "amazons3": "s3", "google storage": "gs", "google": "gs",
         "google drive": "gdrive", "local drive": "local", "folder": "local", "harddrive": "local",
     ]
@@ -90,7 +91,7 @@ package struct SettingsSchema: Sendable {
     package func descriptor(named name: String) -> StoreDescriptor? {
         let name = name.lowercased()
         return descriptors.first { $0.scheme == name }
-            ?? Self.formerNames[name].flatMap { former in descriptors.first { $0.scheme == former } }
+            ?? Self.otherNames[name].flatMap { other in descriptors.first { $0.scheme == other } }
     }
 
     /// The settings that a store of this kind has besides those of every mount.

@@ -42,5 +42,7 @@ extension StoreDescriptor {
             if parts.count == 2, !parts[1].isEmpty { settings["prefix"] = String(parts[1]) }
             return settings
         },
-        make: { settings throws(StoreError) in try S3Store(settings) })
+        make: { settings, statistics throws(StoreError) in
+            try S3Store(settings, environment: .ofProcess, statistics: statistics)
+        })
 }

@@ -29,12 +29,8 @@ package final class S3Store: StoreBackend {
     /// Objects that a listing has found to have the key of a directory.
     let shadowed = Lock<Set<StorePath>>([])
 
-    /// - Throws: ``StoreError``: `.invalidArgument`, naming the setting.
-    package convenience init(_ settings: StoreSettings) throws(StoreError) {
-        try self.init(settings, environment: .ofProcess, statistics: Statistics())
-    }
-
     /// - Parameter transport: nil: libcurl.
+    /// - Throws: ``StoreError``: `.invalidArgument`, naming the setting.
     package init(
         _ settings: StoreSettings, environment: AWSEnvironment, statistics: Statistics,
         transport: (any HTTPTransport)? = nil
