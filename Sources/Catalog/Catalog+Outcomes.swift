@@ -5,19 +5,11 @@ import Threading
 extension Catalog {
     /// The content lies on the store now, as `metadata` says.
     package func uploaded(_ plan: UploadPlan, as metadata: Metadata) throws(CatalogError) {
-        try wasPut(
-            Placement(
-                item: plan.item, revision: plan.revision, inode: plan.inode, parentObject: plan.parentObject,
-                parent: plan.entryParent, name: plan.entryName, contentGeneration: plan.contentGeneration,
-                attributeGeneration: plan.attributeGeneration), metadata)
+        try wasPut(plan.placement, metadata)
     }
 
     package func copied(_ plan: CopyPlan, as metadata: Metadata) throws(CatalogError) {
-        try wasPut(
-            Placement(
-                item: plan.item, revision: plan.revision, inode: plan.inode, parentObject: plan.parentObject,
-                parent: plan.entryParent, name: plan.entryName, contentGeneration: plan.contentGeneration,
-                attributeGeneration: plan.attributeGeneration), metadata)
+        try wasPut(plan.placement, metadata)
     }
 
     private func wasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
@@ -141,18 +133,6 @@ extension Catalog {
     }
 }
 
-/// Where an inode's state was put.
-private struct Placement {
-    var item: PendingID
-    var revision: Int64
-    var inode: InodeID
-    var parentObject: Int64
-    var parent: InodeID
-    var name: FileName
-    var contentGeneration: Int64
-    var attributeGeneration: Int64
-}
-
 extension Tables {
     fileprivate func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
         underWay.remove(placement.item.value)
@@ -165,10 +145,10 @@ extension Tables {
             ON CONFLICT(parent, name) DO UPDATE SET directory = 0, inode = ?3, version = ?4, size_bytes = ?5,
                 modified_ns = ?6, content_generation = ?7, attribute_generation = ?8, foreign_version = 0, seen_ns = ?9,
                 written_ns = ?9
-            """, .int(placement.parentObject), .blob(placement.name.bytes), .int(placement.inode.row),
+            """, .int(placement.parentObject), .blob(placement.entryName.bytes), .int(placement.inode.row),
             SQLValue(metadata.version?.text), .int(metadata.size), .int(metadata.modified.nanoseconds),
             .int(placement.contentGeneration), .int(placement.attributeGeneration), .int(now))
-        guard let object = try object(placement.name, below: placement.parentObject) else { return }
+        guard let object = try object(placement.entryName, below: placement.parentObject) else { return }
         // Files whose bytes lay there before have lost them, but for those who are this file.
         try database.run(
             "UPDATE inode SET object = -1 WHERE object = ? AND id != ?", .int(object.id), .int(placement.inode.row))
@@ -185,7 +165,7 @@ extension Tables {
             try database.run("UPDATE content SET dirty = 0 WHERE inode = ?", .int(record.id.row))
             try count(record.id, 1)
         }
-        if try entry(placement.name, in: placement.parent)?.id != record.id {
+        if try entry(placement.entryName, in: placement.entryParent)?.id != record.id {
             // It has another name now, or none.
             try markDeletion(of: object.id)
         }

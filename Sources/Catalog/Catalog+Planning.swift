@@ -297,10 +297,8 @@ private struct Planner {
         if tables.capabilities.contains(.serverSideCopy) {
             return .copy(
                 CopyPlan(
-                    item: item, revision: row.revision, inode: inode.id, source: source, sourceVersion: object.version,
-                    target: slot.path, condition: condition, attributes: try tables.storeAttributes(of: inode),
-                    contentGeneration: generations.content, attributeGeneration: generations.attributes,
-                    parentObject: slot.place, entryParent: slot.parent, entryName: slot.name))
+                    placement: placement(of: inode, slot, generations), source: source, sourceVersion: object.version,
+                    target: slot.path, condition: condition, attributes: try tables.storeAttributes(of: inode)))
         }
         // The upload fetches what is not in the cache.
         return try upload(inode, slot, generations, condition)
@@ -312,13 +310,20 @@ private struct Planner {
     ) throws(CatalogError) -> SyncStep {
         .upload(
             UploadPlan(
-                item: item, revision: row.revision, inode: inode.id, kind: inode.kind, target: slot.path,
+                placement: placement(of: inode, slot, generations), kind: inode.kind, target: slot.path,
                 condition: condition, attributes: try tables.storeAttributes(of: inode),
-                fixedBody: inode.kind == .file ? nil : inode.target ?? [], contentGeneration: generations.content,
-                attributeGeneration: generations.attributes,
+                fixedBody: inode.kind == .file ? nil : inode.target ?? [],
                 checkpoint: try tables.database.first(
-                    "SELECT checkpoint FROM pending WHERE id = ?", .int(row.id), body: { $0.text(0) }) ?? nil,
-                parentObject: slot.place, entryParent: slot.parent, entryName: slot.name))
+                    "SELECT checkpoint FROM pending WHERE id = ?", .int(row.id), body: { $0.text(0) }) ?? nil))
+    }
+
+    private func placement(
+        of inode: InodeRecord, _ slot: Slot, _ generations: (content: Int64, attributes: Int64)
+    ) -> Placement {
+        Placement(
+            item: item, revision: row.revision, inode: inode.id, contentGeneration: generations.content,
+            attributeGeneration: generations.attributes, parentObject: slot.place, entryParent: slot.parent,
+            entryName: slot.name)
     }
 
     private func setAttributes(_ inode: InodeRecord, _ slot: Slot, _ object: ObjectRow) throws(CatalogError) -> SyncStep

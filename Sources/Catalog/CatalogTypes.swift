@@ -306,24 +306,30 @@ package enum SyncStep: Sendable {
     case blocked(by: PendingID?)
 }
 
-package struct UploadPlan: Sendable {
+/// Whose state goes where on the store, and which state: what the catalog has to know again when it is there.
+package struct Placement: Sendable {
     package var item: PendingID
     package var revision: Int64
     package var inode: InodeID
+    package var contentGeneration: Int64
+    package var attributeGeneration: Int64
+    /// The object of the directory in which this one lies; opaque to the engine.
+    package var parentObject: Int64
+    /// The directory entry that it is for.
+    package var entryParent: InodeID
+    package var entryName: FileName
+}
+
+package struct UploadPlan: Sendable {
+    package var placement: Placement
     package var kind: FileKind
     package var target: StorePath
     package var condition: WriteCondition
     package var attributes: Attributes
     /// Target of a symbolic link, or nothing for fifos and devices: the body, instead of the cache's content.
     package var fixedBody: [UInt8]?
-    package var contentGeneration: Int64
-    package var attributeGeneration: Int64
     /// Opaque state of an interrupted upload of this generation.
     package var checkpoint: String?
-    /// Where the object will be noted; opaque to the engine.
-    package var parentObject: Int64
-    package var entryParent: InodeID
-    package var entryName: FileName
 }
 
 package struct AttributesPlan: Sendable {
@@ -338,19 +344,12 @@ package struct AttributesPlan: Sendable {
 }
 
 package struct CopyPlan: Sendable {
-    package var item: PendingID
-    package var revision: Int64
-    package var inode: InodeID
+    package var placement: Placement
     package var source: StorePath
     package var sourceVersion: Version?
     package var target: StorePath
     package var condition: WriteCondition
     package var attributes: Attributes
-    package var contentGeneration: Int64
-    package var attributeGeneration: Int64
-    package var parentObject: Int64
-    package var entryParent: InodeID
-    package var entryName: FileName
 }
 
 package struct DirectoryPlan: Sendable {

@@ -20,7 +20,7 @@ extension StepRunner {
     func upload(_ plan: UploadPlan) throws(StoreError) -> StepOutcome {
         let capabilities = store.capabilities
         guard plan.fixedBody == nil else { return try put(plan, UploadBody(plan.fixedBody ?? []), nil) }
-        let content = try contents.openContent(of: plan.inode)
+        let content = try contents.openContent(of: plan.placement.inode)
         defer { content.close() }
         var view = try content.uploadView(capabilities)
         if let largest = capabilities.largestObject, view.size > largest {
@@ -29,14 +29,16 @@ extension StepRunner {
                 path: plan.target)
         }
         var plan = plan
-        if plan.contentGeneration != view.generation {
+        if plan.placement.contentGeneration != view.generation {
             // The file went on since the plan was made: an interrupted upload of the older state is of no use.
-            plan.contentGeneration = view.generation
+            plan.placement.contentGeneration = view.generation
             plan.checkpoint = nil
         }
-        guard memory.timesTorn(plan.item) > 0, isOverdue(plan.item) else { return try put(plan, view.body, view) }
+        guard memory.timesTorn(plan.placement.item) > 0, isOverdue(plan.placement.item) else {
+            return try put(plan, view.body, view)
+        }
         guard view.size <= Self.largestSnapshot else {
-            let isLastResort = memory.timesTorn(plan.item) >= Self.mostTorn
+            let isLastResort = memory.timesTorn(plan.placement.item) >= Self.mostTorn
             return try put(plan, view.body, view, evenIfTorn: isLastResort)
         }
         var snapshot: FileSnapshot?
@@ -47,7 +49,7 @@ extension StepRunner {
             if view.isIntact() { break }
             view = try content.uploadView(capabilities)
         }
-        plan.contentGeneration = view.generation
+        plan.placement.contentGeneration = view.generation
         plan.checkpoint = nil
         return try withExtendedLifetime(snapshot) { () throws(StoreError) -> StepOutcome in
             try put(plan, snapshot?.body ?? view.body, view, evenIfTorn: true)
@@ -67,7 +69,7 @@ extension StepRunner {
         let wanted = Wanted(self, plan, view, evenIfTorn: evenIfTorn)
         let checkpoint =
             view != nil && !evenIfTorn && store.capabilities.contains(.resumableUpload)
-            ? JournalCheckpoint(journal, plan.item, plan.checkpoint, statistics) : nil
+            ? JournalCheckpoint(journal, plan.placement.item, plan.checkpoint, statistics) : nil
         var metadata: Metadata
         do throws(StoreError) {
             let condition = try checked(plan.condition, at: plan.target)
@@ -120,24 +122,24 @@ extension StepRunner {
                 try lookAgain(at: plan.target)
                 return .goOn
             case .cancelled:
-                if let view, !view.isIntact() { _ = memory.noteTorn(plan.item) }
+                if let view, !view.isIntact() { _ = memory.noteTorn(plan.placement.item) }
                 return .overtaken
             default: throw error
             }
         }
         var plan = plan
         // What was read between two states of the file is no state that the catalog knows.
-        if let view, !view.isIntact() { plan.contentGeneration = -1 }
+        if let view, !view.isIntact() { plan.placement.contentGeneration = -1 }
         try catalog { [plan, metadata] () throws(CatalogError) in try journal.uploaded(plan, as: metadata) }
-        contents.contentWasUploaded(plan.inode)
+        contents.contentWasUploaded(plan.placement.inode)
         statistics.add(.filesUploaded)
-        return .uploaded(revision: plan.revision)
+        return .uploaded(revision: plan.placement.revision)
     }
 
     /// Tells the catalog that the object at the plan's target is ours and has to be replaced.
     private func noteUnfinished(_ plan: UploadPlan, _ metadata: Metadata) throws(StoreError) {
         var plan = plan
-        plan.contentGeneration = -1
+        plan.placement.contentGeneration = -1
         try catalog { [plan] () throws(CatalogError) in try journal.uploaded(plan, as: metadata) }
     }
 
@@ -216,8 +218,8 @@ extension StepRunner {
         /// move, a renamed file's upload is still good.
         private func rowIsWanted() -> Bool {
             do {
-                guard let item = try runner.journal.pendingItem(plan.item) else { return false }
-                return item.inode == plan.inode && item.path == plan.target
+                guard let item = try runner.journal.pendingItem(plan.placement.item) else { return false }
+                return item.inode == plan.placement.inode && item.path == plan.target
             } catch {
                 // That is found out, and reported, when the outcome is.
                 return true

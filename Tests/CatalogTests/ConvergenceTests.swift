@@ -319,7 +319,7 @@ private final class World {
                 _ = try catalog.foundOnStore(metadata(key), at: plan.target)
                 return true
             }
-            let found = try bytes(of: plan.inode)
+            let found = try bytes(of: plan.placement.inode)
             let content = try #require(found)
             #expect(store[key] != .directory)
             uploads += 1
