@@ -101,8 +101,20 @@ package final class StoreConnection: Sendable {
             return state.onConnected
         }
         logger.info("connected to the store")
+        warn(of: store.capabilities)
         onConnected?()
         while !isClosed(after: Self.refresh) { askForInformation() }
+    }
+
+    /// Says what people expect of a file system and this store does not keep.
+    private func warn(of capabilities: StoreCapabilities) {
+        guard !capabilities.contains(.emptyDirectories) else { return }
+        let message = "the store keeps no empty directories: one that nothing is in is gone at the next mount"
+        statistics.report(
+            kind: "emptyDirectories", message: message,
+            advice:
+                "Put a file into directories that have to stay. Files and the directories that they are in are safe.")
+        logger.warning("\(message)")
     }
 
     /// Waits, and answers early when the connection is closed.

@@ -36,6 +36,8 @@ public struct StoreCapabilities: Hashable, Sendable {
         public static let resumableUpload = Features(rawValue: 1 << 14)
         /// A listing shows every change that a request made before it was begun.
         public static let consistentListing = Features(rawValue: 1 << 15)
+        /// A directory stays when nothing is in it.
+        public static let emptyDirectories = Features(rawValue: 1 << 16)
     }
 
     public var features: Features

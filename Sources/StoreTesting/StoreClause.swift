@@ -72,7 +72,7 @@ extension StoreCapabilities.Features {
         (.extendedAttributes, "extendedAttributes"), (.attributesInListing, "attributesInListing"),
         (.specialFiles, "specialFiles"), (.realDirectories, "realDirectories"), (.spaceUsage, "spaceUsage"),
         (.caseSensitive, "caseSensitive"), (.resumableUpload, "resumableUpload"),
-        (.consistentListing, "consistentListing"),
+        (.consistentListing, "consistentListing"), (.emptyDirectories, "emptyDirectories"),
     ]
 
     /// What is in the set, in words for a report.

@@ -49,7 +49,7 @@ extension StoreContract {
             try require(
                 store.names(in: .root).contains(scratch.name!.description), "the root lacks the scratch directory")
         },
-        StoreClause("an empty directory exists and can be listed") { store, scratch in
+        StoreClause("an empty directory exists and can be listed", requires: .emptyDirectories) { store, scratch in
             try store.createDirectory(at: scratch / "empty", Attributes())
             try requireEqual(store.metadata(of: scratch / "empty").kind, .directory, "the kind")
             try requireEqual(store.entries(of: scratch).map(\.metadata.kind), [.directory], "the kinds listed")

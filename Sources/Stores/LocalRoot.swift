@@ -93,6 +93,7 @@ final class LocalRoot: Sendable {
     private static func probe(_ places: Places, in root: Int32) -> StoreCapabilities.Features {
         let always: StoreCapabilities.Features = [
             .rangedRead, .attributes, .attributesInListing, .realDirectories, .spaceUsage, .consistentListing,
+            .emptyDirectories,
             .caseSensitive, .specialFiles, .extendedAttributes,
         ]
         if places.isReadOnly { return always }

@@ -289,7 +289,7 @@ struct S3StoreTests {
         }
         let store = try store(transport)
         try store.connect()
-        #expect(store.capabilities.features == [.rangedRead, .caseSensitive, .consistentListing])
+        #expect(store.capabilities.features == [.rangedRead, .caseSensitive, .consistentListing, .emptyDirectories])
     }
 
     @Test(

@@ -19,7 +19,7 @@ extension StoreFixture {
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
         .directoryMove, .attributes, .extendedAttributes, .attributesInListing, .specialFiles, .realDirectories,
-        .spaceUsage, .caseSensitive, .consistentListing,
+        .spaceUsage, .caseSensitive, .consistentListing, .emptyDirectories,
     ]
 
     static let memory = StoreFixture("memory", features: memoryFeatures) { (MemoryStore(pageSize: 100), {}) }
@@ -69,16 +69,16 @@ extension StoreFixture {
         Server(name: "moto"),
         // Ignores conditions, answers ranged reads with status 200, and knows no UploadPartCopy with a range.
         Server(
-            name: "rclone", lacks: [.rangedRead, .conditionalCreate, .conditionalReplace, .rangeCopy],
+            name: "rclone",
+            lacks: [.rangedRead, .conditionalCreate, .conditionalReplace, .rangeCopy, .emptyDirectories],
             deviations: [
-                "a listing tells what the metadata tells": noMarkers,
-                "an empty directory exists and can be listed": noMarkers,
+                "a listing tells what the metadata tells": noMarkers
             ]),
     ]
 
     static let s3Features: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .attributes,
-        .extendedAttributes, .specialFiles, .caseSensitive, .resumableUpload, .consistentListing,
+        .extendedAttributes, .specialFiles, .caseSensitive, .resumableUpload, .consistentListing, .emptyDirectories,
     ]
 
     /// - Returns: nil when the server was not started.

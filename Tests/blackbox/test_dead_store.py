@@ -129,3 +129,17 @@ def test_reads_of_a_file_in_the_cache_do_not_wait_for_an_upload(radosgw, mounts,
     mount.sync()
     assert radosgw.read("big") == big[::-1]
     mount.stop()
+
+
+def test_a_store_without_empty_directories_is_said_to_be_one(s3_server, mounts):
+    plain, whole = mounts(s3_server("rclone")).start(), mounts(s3_server("radosgw")).start()
+    errors = wait_until(lambda: (plain.stats / "errors").read_text(), 20, "the warning")
+    assert errors.startswith("emptyDirectories: once") and "keeps no empty directories" in errors
+    assert "emptyDirectories" not in (whole.stats / "errors").read_text()
+    for mount in (plain, whole):
+        (mount.data / "empty").mkdir()
+        mount.sync()
+        second = mounts(mount.store).start()
+        assert os.listdir(second.data) == (["empty"] if mount is whole else [])
+        second.stop()
+        mount.stop()

@@ -54,7 +54,7 @@ extension S3Store {
                 case .accessDenied, .unsupported, .readOnly, .quotaExceeded, .authenticationFailed:
                     // Listing was permitted, so the credentials are right: they are for reading only, or the store is full.
                     // S3 reads ranges by its definition.
-                    features.formUnion([.rangedRead, .consistentListing])
+                    features.formUnion([.rangedRead, .consistentListing, .emptyDirectories])
                     // Nothing can be lost by a key that is shown as it is listed.
                     traits.keepsControls = true
                     return
@@ -256,7 +256,7 @@ extension S3Store {
                 try store.deleteObject(key, directory)
                 return isThere
             }
-            traits.keepsDirectories = isThere ?? false
+            if isThere ?? false { features.insert(.emptyDirectories) }
         }
 
         /// A key with all that XML 1.0 cannot carry, which a server has to list encoded.

@@ -194,7 +194,7 @@ extension S3Store {
         } else if try head(try key(path), path) != nil {
             throw StoreError(.notADirectory, "'\(path)' is a file on the store", path: path)
         }
-        guard traits.keepsDirectories else { return }
+        guard capabilities.contains(.emptyDirectories) else { return }
         _ = try putWhole(UploadBody([UInt8]()), marker, path, PutOptions(kind: .directory, attributes: attributes))
     }
 }

@@ -16,7 +16,7 @@ import Threading
 /// Locks: `state` and `shadowed` are never held together, nor across a request.
 package final class S3Store: StoreBackend {
     struct State {
-        var capabilities = StoreCapabilities([.rangedRead, .caseSensitive])
+        var capabilities = StoreCapabilities([.rangedRead, .caseSensitive, .emptyDirectories])
         var traits = S3Traits()
         var tuning = StoreTuning()
     }
@@ -125,8 +125,6 @@ struct S3Traits: Hashable, Sendable {
     var readsRanges = true
     /// Keys with control characters are taken, and listed as they are; nil while that is not known.
     var keepsControls: Bool?
-    /// Objects whose keys end in a slash can be made.
-    var keepsDirectories = true
     var deletesInBulk = true
 }
 
