@@ -3,6 +3,7 @@
 #include <linux/sockios.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 
 // Swift cannot call functions with variable arguments: one wrapper per type of argument.
 
@@ -55,6 +56,18 @@ static inline void cf_curl_set_quick_exit(CURL *handle) {
 #else
     (void)handle;
 #endif
+}
+
+static inline int cf_curl_set_no_linger(void *context, curl_socket_t socket, curlsocktype purpose) {
+    const struct linger none = {1, 0};
+    (void)context;
+    (void)purpose;
+    setsockopt(socket, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    return CURL_SOCKOPT_OK;
+}
+/// Has connections end with a reset: what the machine has not sent by then is never sent (socket(7), SO_LINGER).
+static inline void cf_curl_end_with_reset(CURL *handle) {
+    curl_easy_setopt(handle, CURLOPT_SOCKOPTFUNCTION, cf_curl_set_no_linger);
 }
 
 /// Bytes that the other side has not acknowledged yet (tcp(7), SIOCOUTQ); -1 when there is no connection.

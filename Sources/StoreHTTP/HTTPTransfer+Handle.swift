@@ -44,6 +44,9 @@ extension HTTPTransfer {
         cf_curl_set_long(handle, CURLOPT_PATH_AS_IS, 1)
         cf_curl_restrict_protocols(handle)
         cf_curl_set_quick_exit(handle)
+        // A request that is given up must not be carried out later, when the network is back: after its repetition,
+        // say, or after the deletion of what it writes.
+        cf_curl_end_with_reset(handle)
         cf_curl_set_string(handle, CURLOPT_URL, request.url)
         cf_curl_set_string(handle, CURLOPT_USERAGENT, engine.options.userAgent)
         cf_curl_set_long(handle, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)

@@ -249,6 +249,21 @@ struct HTTPClientTests {
         #expect(error { () throws(StoreError) in try client.send(request) }?.code == .timedOut)
     }
 
+    @Test("what of a request that is given up is still on its way is never sent", arguments: ["PUT", "GET"])
+    func givenUp(method: String) {
+        let wasReset = Monitor<Bool?>(nil)
+        let server = StubServer { _, connection in
+            let isReset = connection.stall()
+            wasReset.update { $0 = isReset }
+        }
+        defer { server.stop() }
+        let client = makeClient { $0.tuning.stallTimeout = .milliseconds(300) }
+        defer { client.shutdown() }
+        let request = method == "PUT" ? put(server.url + "/x", UploadBody(pattern(100_000))) : get(server.url + "/x")
+        #expect(error { () throws(StoreError) in try client.send(request) }?.code == .timedOut)
+        #expect(wasReset.wait(until: .now + .seconds(20)) { $0 } == true)
+    }
+
     @Test("an upload that has left the program but not the machine does not stand still")
     func slowUpload() throws {
         let server = StubServer(isSlow: true) { _, connection in connection.answer(200) }

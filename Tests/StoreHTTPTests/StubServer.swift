@@ -187,12 +187,16 @@ final class StubServer: Sendable {
         }
 
         /// Does nothing until the server is stopped or the client has gone away.
-        func stall() {
+        ///
+        /// - Returns: Whether the client has reset the connection.
+        @discardableResult func stall() -> Bool {
+            isEnded = true
             while !abandoned.withLock({ $0 }) {
                 var byte: UInt8 = 0
-                if recv(descriptor, &byte, 1, 0) <= 0 { break }
+                let done = recv(descriptor, &byte, 1, 0)
+                if done <= 0 { return done < 0 && errno == ECONNRESET }
             }
-            isEnded = true
+            return false
         }
 
         /// Waits for bytes of a body that may come without leave; gives up when the client ends the connection.
