@@ -15,6 +15,9 @@ struct FetchPlan {
 extension CachedContent {
     /// What is fetched at least, and where fetches begin and end: requests cost more than these bytes.
     static let alignment: Int64 = 128 << 10
+    /// Files up to this size are fetched whole: only of a whole object a store like S3 has a checksum, and the rest
+    /// costs less than the next request.
+    static let largestWhole: Int64 = 512 << 10
 
     /// Why something is fetched, and in what portions.
     enum FetchReason {
@@ -37,7 +40,7 @@ extension CachedContent {
         guard !range.isEmpty, range.lowerBound < end, !state.isDiscarded else { return }
         let canRead = cache.store.capabilities.contains(.rangedRead)
         var bounds = 0..<end
-        if canRead {
+        if canRead, end > Self.largestWhole {
             bounds =
                 range.lowerBound.rounded(
                     downTo: grain)..<min(

@@ -167,10 +167,22 @@ private let block: Int64 = 128 << 10
         #expect(rig.store.requests.map(\.range) == [nil])
     }
 
+    @Test("a file of half a megabyte is fetched whole, which has a checksum, and a larger one is not")
+    func whole() throws {
+        for (size, range) in [(4 * block, nil), (4 * block + 1, block..<2 * block)] as [(Int64, Range<Int64>?)] {
+            let rig = try Rig()
+            rig.addObject(3, size: size)
+            let content = try rig.open(3)
+            defer { content.close() }
+            #expect(try content.bytes(at: block + 7, count: 10) == FakeStore.bytes(block + 7..<block + 17))
+            #expect(rig.store.requests.map(\.range).first == range)
+        }
+    }
+
     @Test("a short answer is asked for again, for what is missing; short again is an error")
     func shortAnswers() throws {
         let rig = try Rig()
-        rig.addObject(3, size: 4 * block)
+        rig.addObject(3, size: 8 * block)
         let content = try rig.open(3)
         defer { content.close() }
         rig.store.state.withLock { $0.shortAnswers = 1 }
@@ -201,7 +213,7 @@ private let block: Int64 = 128 << 10
     @Test("an object that has moved on the store is found again; one that has changed is an error without repetition")
     func moved() throws {
         let rig = try Rig()
-        rig.addObject(3, size: 4 * block)
+        rig.addObject(3, size: 8 * block)
         let content = try rig.open(3)
         defer { content.close() }
         rig.store.state.withLock { $0.objects[StorePath("new")!] = $0.objects.removeValue(forKey: StorePath("o3")!) }
@@ -236,12 +248,12 @@ private let block: Int64 = 128 << 10
     @Test("another store is used from the next fetch on")
     func otherStore() throws {
         let rig = try Rig()
-        rig.addObject(3, size: 4 * block)
+        rig.addObject(3, size: 8 * block)
         let content = try rig.open(3)
         defer { content.close() }
         _ = try content.bytes(at: 0, count: 5)
         let other = FakeStore()
-        other.add("o3", size: 4 * block)
+        other.add("o3", size: 8 * block)
         rig.cache.setStore(other)
         _ = try content.bytes(at: 2 * block, count: 5)
         #expect(rig.store.requests.count == 1)

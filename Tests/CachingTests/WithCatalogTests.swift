@@ -13,7 +13,7 @@ import Threading
         var template = Array("/tmp/cloudfusion-cache-XXXXXX".utf8CString)
         let folder = String(cString: mkdtemp(&template)!)
         defer { system("rm -rf '\(folder)'") }
-        let size: Int64 = 500_000
+        let size: Int64 = 900_000
         let store = FakeStore()
         store.add("file", size: size)
         defer { store.shutdown() }
