@@ -174,7 +174,7 @@ def test_secrets_do_not_show(radosgw, mounts, network):
     mount = mounts(store, cache=0).start()
     (mount.data / "file").write_bytes(b"x")
     mount.sync()
-    net.set(rate_503=1)
+    net.set(rate_refuse=1)
     (mount.data / "file2").write_bytes(b"y")
     texts = [(mount.point / name).read_text() for name in (
         "config/config", "stats/stats", "stats/errors", "stats/notuploaded", "stats/status.json", "stats/metrics")]
@@ -184,6 +184,6 @@ def test_secrets_do_not_show(radosgw, mounts, network):
             texts.append(file.read())
     for text in texts:
         assert store.secret not in text
-    net.set(rate_503=0)
+    net.set(rate_refuse=0)
     mount.stop()
     assert_no_secret(mount, store.secret)

@@ -93,7 +93,7 @@ def test_a_mount_comes_up_without_the_network(radosgw, mounts, network):
 
 
 @pytest.mark.limit(200)
-@pytest.mark.parametrize("fault", [{"rate_503": 0.2}, {"rate_reset": 0.02}])
+@pytest.mark.parametrize("fault", [{"rate_refuse": 0.2}, {"rate_reset": 0.02}])
 def test_a_bad_network_costs_time_and_no_bytes(fault, radosgw, mounts, network):
     store, net = network(radosgw)
     mount = mounts(store, cache=0).start()

@@ -70,9 +70,9 @@ def test_latency_is_added_once_per_round_trip(echo, network):
 
 def test_refused_stalled_frozen_and_up_again(echo, network):
     through, net = network(echo)
-    net.set(rate_503=1)
+    net.set(rate_refuse=1)
     assert ask(through.endpoint, "PUT", body=b"x" * 100_000)[0] == 503
-    net.set(rate_503=0, state="refuse")
+    net.set(rate_refuse=0, state="refuse")
     with pytest.raises(OSError):
         ask(through.endpoint)
     for hold, release in ((lambda: net.set(state="stall"), lambda: net.set(state="up")), (net.freeze, net.thaw)):

@@ -8,9 +8,15 @@ one round trip more, as TCP's handshake would. --mbit is one queue per direction
 The file given as --control holds NAME=VALUE lines and is read again when it changes; what is in force is then
 written to FILE.ack, byte by byte the same, so that a test can wait for it.
     latency-ms=15  mbit=100     as above; 0: none
-    rate-503=0.1                so many of the requests are answered 503 here (HTTP only)
+    rate-refuse=0.1             so many of the requests are answered here (HTTP only), with
+    refusal=503 SlowDown 2      this status and code, and Retry-After if there is a third word; but
+    refused-kinds=PUT,LIST      only those of these kinds (see count_kinds), and
+    refused-key=AKID            only those signed with this access key
     rate-reset=0.01             so many of the pieces that pass end their connection with a reset
-    rate-corrupt=0.01           so many of the larger pieces of answers have a wrong bit near their end
+    rate-corrupt=0.01           so many of the larger pieces of answers have a wrong bit near their end,
+    rate-corrupt-up=0.01        and of requests
+    rate-truncate=0.01          so many of the larger pieces of answers are cut short, and the connection ends there
+    rate-stop=0.01              so many of the larger pieces of answers stop half-way, and nothing follows
     state=up|stall|refuse       stall: nothing passes, new connections wait; up lets all of it go on;
                                 refuse: connections are reset and new ones refused
 The --log has a JSON line per HTTP request: time, method, target, length, injected status.
@@ -56,8 +62,9 @@ class Network:
     """What the line between the two sides is like at the moment."""
 
     def __init__(self, latency_ms, mbit):
-        self.values = {"latency-ms": latency_ms, "mbit": mbit, "rate-503": 0.0, "rate-reset": 0.0,
-                       "rate-corrupt": 0.0, "state": "up"}
+        self.values = {"latency-ms": float(latency_ms), "mbit": float(mbit), "rate-refuse": 0.0, "refusal": "503 SlowDown",
+                       "refused-kinds": "", "refused-key": "", "rate-reset": 0.0, "rate-corrupt": 0.0,
+                       "rate-corrupt-up": 0.0, "rate-truncate": 0.0, "rate-stop": 0.0, "state": "up"}
         self.free_at = {"up": 0.0, "down": 0.0}
         self.open = asyncio.Event()
         self.open.set()
@@ -75,7 +82,7 @@ class Network:
             if name not in self.values:
                 print(f"delayproxy: no such setting: {line!r}", file=sys.stderr, flush=True)
             else:
-                self.values[name] = value if name == "state" else float(value)
+                self.values[name] = type(self.values[name])(value)
         if self.values["state"] == "stall":
             self.open.clear()
         else:
@@ -191,16 +198,29 @@ class Connection:
             arrival = await self.network.through(direction, len(data))
             if data and random.random() < self.network.values["rate-reset"]:
                 raise ConnectionResetError
-            if direction == "down" and len(data) > 2000 and random.random() < self.network.values["rate-corrupt"]:
+            if self.strikes(data, "rate-corrupt" if direction == "down" else "rate-corrupt-up"):
                 data = data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+            ending = None
+            if direction == "down":
+                ending = "cut" if self.strikes(data, "rate-truncate") else "stop" if self.strikes(
+                    data, "rate-stop") else None
+                data = data[:len(data) // 2] if ending else data
             passed = requests.feed(data) if requests and data else data
             if passed or not data:
                 queue.waiting += len(passed)
                 queue.put_nowait((arrival, passed))
             while queue.waiting > IN_FLIGHT:
                 await asyncio.sleep(0.005)
-            if not data:
+            if ending == "cut":
+                queue.put_nowait((arrival, b""))
+            elif ending == "stop":
+                await asyncio.Event().wait()
+            if ending or not data:
                 return
+
+    def strikes(self, data, rate):
+        """Whether a fault is due; heads and the like are spared."""
+        return len(data) > 2000 and random.random() < self.network.values[rate]
 
     async def deliver(self, queue, writer):
         while True:
@@ -220,13 +240,21 @@ class Connection:
             await writer.drain()
 
     def request(self, method, target, headers):
-        refuse = random.random() < self.network.values["rate-503"]
-        self.proxy.note(method, target, headers, 503 if refuse else None)
+        values = self.network.values
+        status, code, *after = values["refusal"].split()
+        request = describe(method, target, headers)
+        refuse = (
+            random.random() < values["rate-refuse"]
+            and (not values["refused-kinds"] or kind_of(request) in values["refused-kinds"].split(","))
+            and (not values["refused-key"] or f"Credential={values['refused-key']}/" in headers.get("authorization", "")))
+        self.proxy.note(request, int(status) if refuse else None)
         if not refuse:
             return True
-        body = b"" if method == "HEAD" else b"<Error><Code>SlowDown</Code><Message>Slow down.</Message></Error>"
+        body = b"" if method == "HEAD" else f"<Error><Code>{code}</Code><Message>As told.</Message></Error>".encode()
         close = "Connection: close\r\n" if "expect" in headers else ""
-        head = f"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\n{close}Content-Length: {len(body)}\r\n\r\n"
+        wait = f"Retry-After: {after[0]}\r\n" if after else ""
+        head = (f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\n{close}{wait}"
+                f"Content-Length: {len(body)}\r\n\r\n")
         self.answers.waiting += len(head) + len(body)
         self.answers.put_nowait((time.monotonic() + 2 * self.network.latency, head.encode() + body))
         return False
@@ -251,11 +279,9 @@ class Proxy:
             self.tls.load_cert_chain(arguments.tls_certificate, arguments.tls_key)
         self.tasks = set()
 
-    def note(self, method, target, headers, status):
+    def note(self, request, status):
         if self.log:
-            json.dump({"time": time.time(), "method": method, "target": target,
-                       "length": int(headers.get("content-length", 0)), "range": headers.get("range"),
-                       "copy": "x-amz-copy-source" in headers, "status": status}, self.log)
+            json.dump({"time": time.time(), **request, "status": status}, self.log)
             self.log.write("\n")
 
     async def accept(self, reader, writer):
@@ -291,6 +317,11 @@ class Proxy:
             acknowledged = pathlib.Path(self.control + ".ack")
             acknowledged.with_suffix(".new").write_text(text)
             acknowledged.with_suffix(".new").replace(acknowledged)
+
+
+def describe(method, target, headers):
+    return {"method": method, "target": target, "length": int(headers.get("content-length", 0)),
+            "range": headers.get("range"), "copy": "x-amz-copy-source" in headers}
 
 
 def count_kinds(log):

@@ -37,7 +37,7 @@ class Network:
         self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
 
     def set(self, **settings):
-        """Changes settings (latency_ms, mbit, rate_503, rate_reset, state) and returns when they are in force."""
+        """Changes settings (latency_ms, mbit, rate_refuse, rate_reset, state …: see delayproxy) and returns when they are in force."""
         self.changes += 1                # so that no two texts are the same
         text = f"# {self.changes}\n" + "".join(f"{name.replace('_', '-')}={value}\n" for name, value in settings.items())
         new = self.state / "control.new"
