@@ -23,6 +23,25 @@ extension Catalog {
         }
     }
 
+    /// Names in a page of a listing that contradict what this program has done there lately: what it has taken away is
+    /// shown, or what it has put there is shown as something else. A listing may lag behind by minutes on some stores,
+    /// whatever a trial has shown: before it is believed, the store has to be asked for them one by one.
+    package func doubts(about entries: [ListEntry], in listing: ListingPlan) throws(CatalogError) -> Set<FileName> {
+        try read { tables throws(CatalogError) in
+            var names: Set<FileName> = []
+            for entry in entries where try tables.contradicts(entry, listing) { names.insert(entry.name) }
+            return names
+        }
+    }
+
+    /// The same for what the whole listing did not show. Ask before ``endListing(_:)``.
+    package func doubtfulAbsences(in listing: ListingPlan) throws(CatalogError) -> [FileName] {
+        try read { tables throws(CatalogError) in
+            try tables.unseenObjects(in: listing).filter { $0.written > listing.number - Tables.longestLag }
+                .compactMap(\.name)
+        }
+    }
+
     /// All pages have been merged: what was not among them is gone from the store.
     package func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange] {
         try write { tables throws(CatalogError) in
@@ -113,6 +132,18 @@ extension Tables {
     /// How long a listing may lag behind writes, in nanoseconds: what this program wrote so recently is taken neither
     /// for gone nor for changed by others.
     private var listingLag: Int64 { capabilities.contains(.consistentListing) ? 0 : 5_000_000_000 }
+
+    /// How long a listing may lag behind at all, in nanoseconds: afterwards it is believed.
+    fileprivate static let longestLag: Int64 = 600_000_000_000
+
+    fileprivate func contradicts(_ entry: ListEntry, _ listing: ListingPlan) throws(CatalogError) -> Bool {
+        let earliest = listing.number - Self.longestLag
+        guard let object = try object(entry.name, below: listing.object) else {
+            return departures[Departure(parent: listing.object, name: entry.name)].map { $0 > earliest } ?? false
+        }
+        guard object.written > earliest, !object.isDirectory || entry.metadata.kind != .directory else { return false }
+        return object.isDirectory != (entry.metadata.kind == .directory) || !sameVersion(object, entry.metadata)
+    }
 
     private static let ownDirectory = FileName(".cloudfusion")!
 

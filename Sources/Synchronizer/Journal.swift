@@ -30,6 +30,8 @@ package protocol Journal: Sendable {
 
     func beginListing(of directory: InodeID) throws(CatalogError) -> ListingPlan?
     func merge(_ entries: [ListEntry], into listing: ListingPlan) throws(CatalogError) -> [NamespaceChange]
+    func doubts(about entries: [ListEntry], in listing: ListingPlan) throws(CatalogError) -> Set<FileName>
+    func doubtfulAbsences(in listing: ListingPlan) throws(CatalogError) -> [FileName]
     func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange]
     func pinContent(of inode: InodeID) throws(CatalogError)
 }

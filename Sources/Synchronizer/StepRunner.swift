@@ -192,7 +192,20 @@ struct StepRunner: Sendable {
         else { return }
         do {
             try store.forEachPage(of: listing.path) { page throws(StoreError) in
-                let changes = try catalog { () throws(CatalogError) in try journal.merge(page.entries, into: listing) }
+                let doubts = try catalog { () throws(CatalogError) in
+                    try journal.doubts(about: page.entries, in: listing)
+                }
+                var entries: [ListEntry] = []
+                for entry in page.entries {
+                    if !doubts.contains(entry.name) {
+                        entries.append(entry)
+                    } else if let there = try found(at: listing.path.appending(entry.name)) {
+                        entries.append(ListEntry(name: entry.name, metadata: there))
+                    }
+                }
+                let changes = try catalog { [entries] () throws(CatalogError) in
+                    try journal.merge(entries, into: listing)
+                }
                 if !changes.isEmpty { onChange(changes) }
             }
         } catch {
@@ -201,6 +214,14 @@ struct StepRunner: Sendable {
             return
         }
         statistics.add(.directoriesListed)
+        let absent = try catalog { () throws(CatalogError) in try journal.doubtfulAbsences(in: listing) }
+        for name in absent {
+            guard let there = try found(at: listing.path.appending(name)) else { continue }
+            let changes = try catalog { () throws(CatalogError) in
+                try journal.merge([ListEntry(name: name, metadata: there)], into: listing)
+            }
+            if !changes.isEmpty { onChange(changes) }
+        }
         let changes = try catalog { () throws(CatalogError) in try journal.endListing(listing) }
         if !changes.isEmpty { onChange(changes) }
     }

@@ -178,17 +178,57 @@ final class DirectoryLister: Sendable {
             let entries = prepared(page.entries, isRoot: directory == .root)
             var rest = entries[...]
             while !rest.isEmpty {
-                let slice = Array(rest.prefix(Self.slice))
-                rest = rest.dropFirst(slice.count)
+                let listed = Array(rest.prefix(Self.slice))
+                rest = rest.dropFirst(listed.count)
+                let slice = try confirmed(listed, directory, plan)
                 let changes = try asked { () throws(CatalogError) in try catalog.merge(slice, into: plan) }
                 changed(changes)
-                merged(slice.map(\.name), directory)
+                merged(listed.map(\.name), directory)
             }
             cursor = page.next
         } while cursor != nil
         report(refused, in: plan.path)
+        let absent = try asked { () throws(CatalogError) in try catalog.doubtfulAbsences(in: plan) }
+        var present = try told(of: Array(absent.prefix(Self.sample)), directory, plan)
+        // When all of so many are gone indeed, somebody has cleared away: then the others are, too.
+        if !present.isEmpty {
+            present.merge(try told(of: Array(absent.dropFirst(Self.sample)), directory, plan)) { $1 }
+        }
+        let entries = present.map { ListEntry(name: $0.key, metadata: $0.value) }
+        changed(try asked { () throws(CatalogError) in try catalog.merge(entries, into: plan) })
         changed(try asked { () throws(CatalogError) in try catalog.endListing(plan) })
         surroundings.statistics.add(.directoriesListed)
+    }
+
+    private static let sample = 100
+
+    /// The entries of a page, those that contradict what was done here lately as the store itself has them.
+    private func confirmed(_ entries: [ListEntry], _ directory: InodeID, _ plan: ListingPlan) throws(FileSystemError)
+        -> [ListEntry]
+    {
+        let doubts = try asked { () throws(CatalogError) in try backing.catalog.doubts(about: entries, in: plan) }
+        if doubts.isEmpty { return entries }
+        let told = try told(of: entries.map(\.name).filter(doubts.contains), directory, plan)
+        return entries.compactMap { entry in
+            doubts.contains(entry.name) ? told[entry.name].map { ListEntry(name: entry.name, metadata: $0) } : entry
+        }
+    }
+
+    /// What the store says when it is asked for each; those that are not there are not in the answer.
+    private func told(of names: [FileName], _ directory: InodeID, _ plan: ListingPlan) throws(FileSystemError)
+        -> [FileName: Metadata]
+    {
+        var found: [FileName: Metadata] = [:]
+        for name in names {
+            do {
+                found[name] = try backing.store.metadata(of: plan.path.appending(name))
+            } catch {
+                guard error.code == .notFound || error.code == .notADirectory else {
+                    throw failed(directory, plan.path, error)
+                }
+            }
+        }
+        return found
     }
 
     private static let mostRefusedShown = 20

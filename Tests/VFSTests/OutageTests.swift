@@ -4,6 +4,7 @@ import Glibc
 import StoreAPI
 import StoreTesting
 import Stores
+import Synchronizer
 import Testing
 import Threading
 
@@ -46,6 +47,41 @@ struct OutageTests {
         try rig.put("y", at: "b")
         #expect(try rig.lookup("b").attributes.size == 1)
         #expect(rig.store.calls(.list) == before + 1)
+    }
+
+    @Test("a listing that lags behind brings back nothing that was deleted, and loses nothing that was put there")
+    func laggingListing() throws {
+        let lag = Lock<Lagging?>(nil)
+        let rig = try Rig { store in
+            let lagging = Lagging(store)
+            lag.withLock { $0 = lagging }
+            return lagging
+        }
+        let lagging = try #require(lag.withLock { $0 })
+        try rig.put("old", at: "changed")
+        try rig.put("old", at: "removed")
+        #expect(try rig.names().sorted() == ["changed", "removed"])
+        lagging.stands = true
+        try rig.unlink("removed")
+        for handle in [try rig.open(rig.lookup("changed").number, O_RDWR), try rig.create("new").1.handle] {
+            try rig.write("as it is now", to: handle)
+            try rig.close(handle)
+        }
+        rig.backing.synchronizer.start()
+        defer { rig.backing.synchronizer.stop() }
+        _ = try rig.backing.synchronizer.drain(nil) { _ in true }
+        for _ in 0..<3 {
+            rig.advance(by: .seconds(130))
+            #expect(try rig.names().sorted() == ["changed", "new"])
+            #expect(try rig.text("data/changed") == "as it is now" && rig.text("data/new") == "as it is now")
+        }
+        lagging.stands = false
+        rig.advance(by: .seconds(130))
+        #expect(try rig.names().sorted() == ["changed", "new"])
+        #expect(try rig.text("data/changed") == "as it is now" && rig.text("data/new") == "as it is now")
+        try rig.memory.delete(StorePath("new")!)
+        rig.advance(by: .seconds(130))
+        #expect(try rig.names() == ["changed"])
     }
 
     @Test("a listing that fails is an error to who asks for a name, and never its absence")
@@ -216,5 +252,25 @@ struct OutageTests {
         #expect(new.number != old.number)
         #expect(try rig.text("data/a") == "two")
         try rig.release(handle)
+    }
+}
+
+/// A store of which the listings stand still while it is told so.
+private final class Lagging: StoreWrapper {
+    let inner: any Store
+    private let state = Lock<(stands: Bool, pages: [StorePath: ListPage])>((false, [:]))
+
+    init(_ inner: any Store) { self.inner = inner }
+
+    var stands: Bool {
+        get { state.withLock { $0.stands } }
+        set { state.withLock { $0.stands = newValue } }
+    }
+
+    func list(_ directory: StorePath, after cursor: ListCursor?) throws(StoreError) -> ListPage {
+        if let page = state.withLock({ $0.stands ? $0.pages[directory] : nil }) { return page }
+        let page = try inner.list(directory, after: cursor)
+        state.withLock { $0.pages[directory] = page }
+        return page
     }
 }
