@@ -11,22 +11,45 @@ final class CacheAccounts: Sendable {
     let incoming = Atomic<Int64>(0)
     let soft: Atomic<Int64>
     let hard: Atomic<Int64>
-    let freeSpaceFloor: Atomic<Int64>
-    /// Free bytes on the disk when it was last looked at, and when that was.
-    let diskFree = Atomic<Int64>(.max)
+    /// What has to stay free on the disk.
+    let floor = Atomic<Int64>(0)
+    /// Free bytes on the disk when it was last looked at, less what was written since; and when that was.
+    let diskFree = Atomic<Int64>(.max / 2)
     let diskLooked = Atomic<Int64>(0)
     let waiting = Atomic<Int>(0)
 
-    init(limits: CacheLimits, used: Int64) {
+    init(limits: CacheLimits, used: Int64, disk: DiskSpace?) {
         self.used = Atomic(used)
         soft = Atomic(limits.soft)
         hard = Atomic(limits.hard)
-        freeSpaceFloor = Atomic(limits.freeSpaceFloor)
+        setFloor(limits, disk: disk)
+    }
+
+    func setFloor(_ limits: CacheLimits, disk: DiskSpace?) {
+        let usual = disk.map { CacheLimits.usualFloor(ofDisk: $0.total) } ?? 0
+        floor.store(limits.freeSpaceFloor ?? usual, ordering: .relaxed)
+    }
+
+    /// What writers and read-ahead leave free above the floor, for those who wait for bytes from the store.
+    var spare: Int64 { min(8 << 20, floor.load(ordering: .relaxed) / 4) }
+
+    /// A writer was given room.
+    func promise(_ bytes: Int64) { promised.add(bytes, ordering: .relaxed) }
+
+    /// A writer to whom room was promised has written, or will not any more.
+    func endPromise(_ bytes: Int64) {
+        var now = promised.load(ordering: .relaxed)
+        while true {
+            let (isDone, found) = promised.compareExchange(
+                expected: now, desired: max(0, now - bytes), ordering: .relaxed)
+            if isDone { return }
+            now = found
+        }
     }
 
     var total: Int64 { max(0, used.load(ordering: .relaxed)) }
     /// What will come on top of ``total``, as far as that is known.
-    var outstanding: Int64 { max(0, promised.load(ordering: .relaxed)) + incoming.load(ordering: .relaxed) }
+    var outstanding: Int64 { promised.load(ordering: .relaxed) + incoming.load(ordering: .relaxed) }
 }
 
 /// Space on the disk of a directory, in bytes.

@@ -7,13 +7,16 @@ package struct CacheLimits: Hashable, Sendable {
     package var soft: Int64
     /// Bytes above which writers wait for uploads.
     package var hard: Int64
-    /// Bytes that stay free on the cache's disk, whatever the limits say.
-    package var freeSpaceFloor: Int64
-    package init(soft: Int64, hard: Int64, freeSpaceFloor: Int64 = 256 << 20) {
+    /// Bytes that stay free on the cache's disk, whatever the limits say; nil: ``usualFloor(ofDisk:)``.
+    package var freeSpaceFloor: Int64?
+    package init(soft: Int64, hard: Int64, freeSpaceFloor: Int64? = nil) {
         self.soft = soft
         self.hard = hard
         self.freeSpaceFloor = freeSpaceFloor
     }
+
+    /// 256 MiB, or a twentieth of a small disk, on which nothing could be written otherwise.
+    static func usualFloor(ofDisk size: Int64) -> Int64 { min(256 << 20, size / 20) }
 }
 
 package enum CacheError: Error, Sendable {
@@ -34,8 +37,12 @@ package struct UploadView: Sendable {
     package var generation: Int64
     /// false once bytes inside the view were changed. Appending does not count: what was read is a whole prefix.
     package var isIntact: @Sendable () -> Bool
-    /// Keeps the cache file open and its bytes from being evicted. Hold it as long as `body` is in use.
-    package var keepAlive: any AnyObject & Sendable
+    /// Keeps the cache file open and its bytes from being evicted.
+    let pin: UploadPin
+
+    /// `body` is not in use any more. Whoever takes a view ends it, and does not leave that to the last reference: a
+    /// store may keep closures that know the view for as long as it likes.
+    package func end() { pin.end() }
 }
 
 extension Range<Int64> {

@@ -42,6 +42,7 @@ extension CachedContent {
     /// Copies if nothing has to be waited for.
     private func copyAtOnce(_ range: Range<Int64>, to target: CachedContent, at targetOffset: Int64) -> Int64? {
         guard cache.reserveAtOnce(range.length) else { return nil }
+        defer { cache.accounts.endPromise(range.length) }
         var satisfied: [Waiter] = []
         // What goes wrong here goes wrong again on the other way, which tells why.
         let copied = try? copyUnderLocks(range, to: target, at: targetOffset, &satisfied)
@@ -58,6 +59,7 @@ extension CachedContent {
             while position < range.upperBound {
                 let piece = position..<min(position + Self.copyPiece, range.upperBound)
                 try cache.waitForRoom(piece.length)
+                defer { cache.accounts.endPromise(piece.length) }
                 let copied = try copyPiece(piece, to: target, at: targetOffset + position - range.lowerBound)
                 if copied == 0 { break }
                 position += copied

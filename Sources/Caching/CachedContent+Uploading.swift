@@ -7,7 +7,7 @@ extension CachedContent {
     /// object on the store (in pieces that `capabilities` allow; what does not fit is fetched first, blocking).
     package func prepareUpload(_ capabilities: StoreCapabilities) throws(CacheError) -> UploadView {
         state.withLock { $0.holds += 1 }
-        defer { state.withLock { $0.holds -= 1 } }
+        defer { update { $0.holds -= 1 } }
         while true {
             let attempt = try state.withLock { (state: inout LiveState) throws(CacheError) -> UploadAttempt in
                 try saveChanges(&state)
@@ -44,13 +44,13 @@ extension CachedContent {
         return UploadView(
             body: UploadBody(segments), size: state.size, generation: state.generation,
             isIntact: { self.state.withLock { state in !token.isBroken && !state.isDiscarded } },
-            keepAlive: UploadPin(content: self, token: token, file: file))
+            pin: UploadPin(content: self, token: token, file: file))
     }
 
     /// Fetches all that is not here, blocking. The bytes then stay until the content is closed.
     package func fetchAll() throws(CacheError) {
         state.withLock { $0.holds += 1 }
-        defer { state.withLock { $0.holds -= 1 } }
+        defer { update { $0.holds -= 1 } }
         try fetch(0..<Int64.max)
         state.withLock { state in
             state.staysComplete = true
@@ -80,7 +80,7 @@ extension CachedContent {
 
     /// The catalog has new facts about the content's place on the store.
     func refresh() throws(CacheError) {
-        try state.withLock { (state: inout LiveState) throws(CacheError) in
+        try update { (state: inout LiveState) throws(CacheError) in
             guard !state.isDiscarded else { return }
             // Every change is begun in the catalog under this lock: so what it says of dirt is the latest.
             guard let record = try asking({ () throws(CatalogError) in try cache.index.content(of: inode) }) else {
@@ -93,27 +93,29 @@ extension CachedContent {
     }
 }
 
-/// Keeps what a view needs.
-private final class UploadPin: Sendable {
-    private let content: CachedContent
-    private let token: ViewToken
-    private let file: CacheFile?
+/// Keeps what a view needs, until its end.
+final class UploadPin: Sendable {
+    private struct Kept {
+        var content: CachedContent
+        var token: ViewToken
+        var file: CacheFile?
+    }
+    private let kept: Lock<Kept?>
 
     init(content: CachedContent, token: ViewToken, file: CacheFile?) {
-        self.content = content
-        self.token = token
-        self.file = file
+        kept = Lock(Kept(content: content, token: token, file: file))
     }
 
-    deinit {
-        let token = self.token
-        let mayGo = content.state.withLock { state in
-            state.views.removeAll { $0 === token }
-            return state.mayBeEvicted
+    deinit { end() }
+
+    func end() {
+        let kept = kept.withLock { kept in
+            defer { kept = nil }
+            return kept
         }
-        // It was told to be clean while it was still being looked at.
-        if mayGo { content.cache.contentBecameClean() }
-        content.close()
+        guard let kept else { return }
+        kept.content.update { $0.views.removeAll { $0 === kept.token } }
+        kept.content.close()
     }
 }
 

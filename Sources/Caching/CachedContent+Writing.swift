@@ -7,6 +7,7 @@ import Threading
 extension CachedContent {
     /// Writes to the cache file. Room was reserved with ``ContentCache/reserve(_:_:)``.
     package func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws(CacheError) {
+        defer { cache.accounts.endPromise(Int64(bytes.count)) }
         guard !bytes.isEmpty else { return }
         guard offset >= 0, offset <= Int64.max - Int64(bytes.count) else { throw .system(EFBIG) }
         let range = offset..<(offset + Int64(bytes.count))
@@ -26,7 +27,6 @@ extension CachedContent {
         if range.lowerBound > state.size { markZeros(state.size..<range.lowerBound, &state) }
         let added = state.insert(range)
         if added > 0 { cache.charge(added) }
-        cache.reservationWasUsed(range.length)
         state.forgetFetched(range)
         state.breakViews(from: range.lowerBound)
         state.size = max(state.size, range.upperBound)
@@ -57,17 +57,21 @@ extension CachedContent {
     }
 
     /// fallocate(2) in its modes: allocate (with or without keeping the size), punch a hole, zero a range.
+    ///
+    /// Blocks of the disk are taken where there is room for them now. Where there is none, the caller has what it asked
+    /// for all the same: a later write there waits for room and does not fail for want of it. To wait here would be no
+    /// use, since a file may be larger than the cache.
     package func allocate(_ range: Range<Int64>, keepSize: Bool) throws(CacheError) {
         guard !range.isEmpty, range.lowerBound >= 0 else { throw .system(EINVAL) }
+        let takesBlocks = cache.reserveAtOnce(range.length)
+        defer { if takesBlocks { cache.accounts.endPromise(range.length) } }
         try change(needing: range.length) { (state: inout LiveState, _) throws(CacheError) in
             let grows = range.upperBound > state.size && !keepSize
             // Taking blocks changes nothing that anybody can read, so that the content stays as clean as it is.
             if grows { try begin(&state) }
-            try file(&state).allocate(range)
-            if grows {
-                try grow(to: range.upperBound, &state)
-            }
-            for part in state.holes.intersection(range) { cache.charge(state.insert(part)) }
+            if takesBlocks { try file(&state).allocate(range) }
+            if grows { try grow(to: range.upperBound, &state) }
+            if takesBlocks { for part in state.holes.intersection(range) { cache.charge(state.insert(part)) } }
         }
     }
 

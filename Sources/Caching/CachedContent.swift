@@ -44,6 +44,19 @@ package final class CachedContent: Sendable {
 
     package func close() { cache.close(self) }
 
+    /// Changes something that decides whether the content may be evicted. The one place that notices when it may be
+    /// from now on, whatever was in the way (dirt, a view in use, somebody who needs all of it), and that tells those
+    /// who wait for room: they would else learn of it by chance, or never.
+    func update<Result, Failure: Error>(_ body: (inout LiveState) throws(Failure) -> Result) throws(Failure) -> Result {
+        var isNews = false
+        defer { if isNews { cache.roomMayBeFound() } }
+        return try state.withLock { (state: inout LiveState) throws(Failure) -> Result in
+            let mightBe = state.mayBeEvicted
+            defer { isNews = !mightBe && state.mayBeEvicted }
+            return try body(&state)
+        }
+    }
+
     /// Bytes, and the time of the last change made through this object (nil: none since it was loaded).
     package var size: Int64 { state.withLock { $0.size } }
     package var modified: Timestamp? { state.withLock { $0.modified } }

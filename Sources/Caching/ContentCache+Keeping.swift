@@ -72,8 +72,6 @@ extension ContentCache {
     /// Saves what was left to be saved later, and lets go of what nobody has open.
     func keepNow() {
         tellUses()
-        // Room that was promised and not used (the write failed) is given back.
-        accounts.promised.store(0, ordering: .relaxed)
         let contents = table.withLock { Array($0.contents.values) }
         saveAll(contents)
         table.withLock { table in

@@ -1,6 +1,7 @@
 package import Catalog
 import Glibc
 import Statistics
+import StoreAPI
 import Synchronization
 import Threading
 
@@ -8,18 +9,22 @@ extension ContentCache {
     package func setLimits(_ limits: CacheLimits) {
         accounts.soft.store(limits.soft, ordering: .relaxed)
         accounts.hard.store(limits.hard, ordering: .relaxed)
-        accounts.freeSpaceFloor.store(limits.freeSpaceFloor, ordering: .relaxed)
-        contentBecameClean()
+        accounts.setFloor(limits, disk: DiskSpace(of: folder))
+        roomMayBeFound()
     }
 
     /// Calls `ready` when there is room for `bytes` more: at once below the hard limit, else when uploads and
-    /// eviction have made room, on another thread. With an error when the cache is shut down first.
+    /// eviction have made room, on another thread. With an error when the cache is shut down first. The room is held
+    /// until the write that it was asked for has been done or has failed: each call is followed by one.
     package func reserve(_ bytes: Int64, _ ready: @escaping @Sendable (CacheError?) -> Void) {
-        if reserveAtOnce(bytes) { return ready(nil) }
+        if accounts.waiting.load(ordering: .relaxed) == 0, hasRoom(for: enough(for: bytes)) {
+            accounts.promise(bytes)
+            return ready(nil)
+        }
         // Seen before the end of the cache, or it is the one who parks that sees the end.
         let isParked = parked.withLock { parked in
             guard !isShutDown else { return false }
-            parked.writers.append(ParkedWriter(bytes: bytes, ready: ready))
+            parked.push(ParkedWriter(bytes: bytes, ready: ready))
             accounts.waiting.add(1, ordering: .relaxed)
             return true
         }
@@ -31,14 +36,18 @@ extension ContentCache {
         }
     }
 
-    /// - Returns: Whether there was room, and nobody who waits for it.
+    /// - Returns: Whether there was room for all, and nobody who waits for it.
     func reserveAtOnce(_ bytes: Int64) -> Bool {
         guard accounts.waiting.load(ordering: .relaxed) == 0, hasRoom(for: bytes) else { return false }
-        accounts.promised.add(bytes, ordering: .relaxed)
+        accounts.promise(bytes)
         return true
     }
 
-    /// Waits on this thread until there is room, and takes it.
+    /// How much has to be free for a writer to go on. One who wants much must not wait for a cache that is empty: some
+    /// of what is in it may never go.
+    private func enough(for bytes: Int64) -> Int64 { min(bytes, accounts.hard.load(ordering: .relaxed) / 2) }
+
+    /// Waits on this thread until there is room, and takes it. ``CacheAccounts/endPromise(_:)`` gives it back.
     func waitForRoom(_ bytes: Int64) throws(CacheError) {
         let result = Monitor<Result<Void, CacheError>?>(nil)
         reserve(bytes) { error in result.update { $0 = error.map { .failure($0) } ?? .success(()) } }
@@ -50,29 +59,22 @@ extension ContentCache {
     /// How much has to go before `bytes` more have room; 0 or less: nothing.
     private func missingRoom(for bytes: Int64) -> Int64 {
         let outstanding = accounts.outstanding
-        let total = accounts.total
         let hard = accounts.hard.load(ordering: .relaxed)
-        // A write larger than the limit would wait for ever.
-        let overLimit = total == 0 && outstanding == 0 ? 0 : total + outstanding + bytes - hard
-        return max(overLimit, outstanding + bytes - freeAboveFloor())
+        let overLimit = accounts.total + outstanding + bytes - hard
+        return max(overLimit, outstanding + bytes + accounts.spare - freeAboveFloor())
     }
 
-    /// Free bytes on the disk above the floor, looked at a few times a second at most.
+    /// Free bytes on the disk above the floor. The disk is asked a few times a second at most; what this cache has
+    /// written since then counts, what others have written does not.
     private func freeAboveFloor(lookNow: Bool = false) -> Int64 {
         let now = MonotonicTime.now.nanoseconds
         let looked = accounts.diskLooked.load(ordering: .relaxed)
         if lookNow || now - looked > 250_000_000,
             accounts.diskLooked.compareExchange(expected: looked, desired: now, ordering: .relaxed).exchanged
         {
-            accounts.diskFree.store(DiskSpace(of: folder)?.free ?? .max, ordering: .relaxed)
+            accounts.diskFree.store(DiskSpace(of: folder)?.free ?? .max / 2, ordering: .relaxed)
         }
-        let free = accounts.diskFree.load(ordering: .relaxed)
-        return free == .max ? .max / 2 : free - accounts.freeSpaceFloor.load(ordering: .relaxed)
-    }
-
-    /// A writer has written what it had room for.
-    func reservationWasUsed(_ bytes: Int64) {
-        if accounts.promised.load(ordering: .relaxed) > 0 { accounts.promised.subtract(bytes, ordering: .relaxed) }
+        return accounts.diskFree.load(ordering: .relaxed) - accounts.floor.load(ordering: .relaxed)
     }
 
     /// Bytes came to the cache (or went: negative).
@@ -80,7 +82,12 @@ extension ContentCache {
         guard bytes != 0 else { return }
         let used = accounts.used.add(bytes, ordering: .relaxed).newValue
         statistics.set(.cachedBytes, max(0, used))
-        if bytes > 0, used > accounts.soft.load(ordering: .relaxed) || freeAboveFloor() <= 0 { wakeEvictor() }
+        if bytes < 0 {
+            if accounts.waiting.load(ordering: .relaxed) > 0 { roomMayBeFound() }
+        } else {
+            accounts.diskFree.subtract(bytes, ordering: .relaxed)
+            if used > accounts.soft.load(ordering: .relaxed) || freeAboveFloor() <= accounts.spare { wakeEvictor() }
+        }
     }
 
     private func wakeEvictor() {
@@ -92,18 +99,17 @@ extension ContentCache {
     var readAheadRoom: Int64 {
         let soft = accounts.soft.load(ordering: .relaxed)
         let hard = accounts.hard.load(ordering: .relaxed)
-        return max(0, min(soft / 4, hard - accounts.total - accounts.outstanding, freeAboveFloor()))
+        return max(0, min(soft / 4, hard - accounts.total - accounts.outstanding, freeAboveFloor() - accounts.spare))
     }
 
-    /// Told when dirty content became clean, so that waiting writers and eviction go on.
-    package func contentBecameClean() { evicting.update { $0.hasHope = true } }
+    /// Something has happened after which there may be more room, or more to evict: waiting writers and eviction that
+    /// found nothing go on. For contents see ``CachedContent/update(_:)``.
+    func roomMayBeFound() { evicting.update { $0.hasHope = true } }
 
     /// The synchronizer has told the catalog that the content is on the store (or where it is now).
     package func contentWasUploaded(_ inode: InodeID) {
-        if let content = table.withLock({ $0.contents[inode] }) {
-            do throws(CacheError) { try content.refresh() } catch { report(error, "read the catalog") }
-        }
-        contentBecameClean()
+        guard let content = table.withLock({ $0.contents[inode] }) else { return roomMayBeFound() }
+        do throws(CacheError) { try content.refresh() } catch { report(error, "read the catalog") }
     }
 
     /// Set once, by the synchronizer: asked to upload at once because writers wait.
@@ -132,7 +138,7 @@ extension ContentCache {
 
     func fetchIsOver(_ fetch: Fetch) {
         accounts.incoming.subtract(fetch.range.length, ordering: .relaxed)
-        if accounts.waiting.load(ordering: .relaxed) > 0 { contentBecameClean() }
+        if accounts.waiting.load(ordering: .relaxed) > 0 { roomMayBeFound() }
     }
 
     // MARK: Eviction
@@ -141,7 +147,8 @@ extension ContentCache {
     func evictWhenNeeded() {
         while true {
             let someoneWaits = accounts.waiting.load(ordering: .relaxed) > 0
-            let end = evicting.wait(until: someoneWaits ? .now + .seconds(1) : nil) { state -> Bool? in
+            // Others may fill the disk meanwhile, or empty it.
+            let end = evicting.wait(until: .now + (someoneWaits ? .seconds(1) : .seconds(5))) { state -> Bool? in
                 if state.isOver { return true }
                 return state.isNeeded || state.hasHope ? false : nil
             }
@@ -156,6 +163,7 @@ extension ContentCache {
             guard excess() > 0 else { continue }
             // Only uploads help now.
             if freed < goal { pressure.withLock { $0 }?() }
+            reportFullDisk()
             // What comes in meanwhile need not start one fruitless search after the other.
             let pause = MonotonicTime.now + .milliseconds(250)
             if freed == 0 {
@@ -173,9 +181,20 @@ extension ContentCache {
         // A little more than needed, so that not every write has to wait for an eviction.
         let overSoft = total > soft ? total - soft + soft / 20 : 0
         let free = freeAboveFloor()
-        let overFloor = free <= 0 ? 1 - free + (8 << 20) : 0
-        let next = parked.withLock { $0.head < $0.writers.count ? $0.writers[$0.head].bytes : 0 }
-        return max(overSoft, overFloor, next > 0 ? missingRoom(for: next) : 0)
+        let overFloor = free <= accounts.spare ? 1 - free + 2 * accounts.spare : 0
+        let next = parked.withLock { $0.first?.bytes ?? 0 }
+        return max(overSoft, overFloor, next > 0 ? missingRoom(for: enough(for: next)) : 0)
+    }
+
+    /// Writers wait, and it is not for the limit of the cache.
+    private func reportFullDisk() {
+        guard accounts.waiting.load(ordering: .relaxed) > 0, freeAboveFloor() <= accounts.spare else { return }
+        let needed = accounts.floor.load(ordering: .relaxed) + accounts.spare
+        statistics.report(
+            kind: StoreError.Code.noLocalSpace.rawValue,
+            message: "writers wait: less than \(needed / 1_000_000) MB are free on the disk that holds the cache, "
+                + "and nothing in the cache can be given up before it is uploaded",
+            advice: "Free some space on the disk that holds the cache; nothing is lost, and writing goes on by itself.")
     }
 
     private struct Victim {
@@ -243,18 +262,10 @@ extension ContentCache {
     func takeParked(all: Bool) -> [ParkedWriter] {
         var served: [ParkedWriter] = []
         parked.withLock { parked in
-            while parked.head < parked.writers.count {
-                let next = parked.writers[parked.head]
-                guard all || hasRoom(for: next.bytes) else { break }
-                if !all { accounts.promised.add(next.bytes, ordering: .relaxed) }
+            while let next = parked.first, all || hasRoom(for: enough(for: next.bytes)) {
+                if !all { accounts.promise(next.bytes) }
                 served.append(next)
-                parked.head += 1
-            }
-            if parked.head == parked.writers.count {
-                parked = Parked()
-            } else if parked.head > 1024 {
-                parked.writers.removeFirst(parked.head)
-                parked.head = 0
+                parked.pop()
             }
             accounts.waiting.subtract(served.count, ordering: .relaxed)
         }

@@ -55,11 +55,8 @@ package final class ContentCache: Sendable {
         var hasHope = false
         var isOver = false
     }
-    let parked = Lock(Parked())
-    struct Parked {
-        var writers: [ParkedWriter] = []
-        var head = 0
-    }
+    /// Writers who wait for room, in their order.
+    let parked = Lock(Queue<ParkedWriter>())
     struct ParkedWriter: Sendable {
         var bytes: Int64
         var ready: @Sendable (CacheError?) -> Void
@@ -104,8 +101,9 @@ package final class ContentCache: Sendable {
         }
         // Holes count in the catalog, but not here: the cache cannot hold more than the disk does.
         var used = totals.cachedBytes
-        if let disk = DiskSpace(of: self.folder) { used = min(used, disk.total - disk.free) }
-        accounts = CacheAccounts(limits: limits, used: used)
+        let disk = DiskSpace(of: self.folder)
+        if let disk { used = min(used, disk.total - disk.free) }
+        accounts = CacheAccounts(limits: limits, used: used, disk: disk)
         statistics.set(.cachedBytes, used)
         threads.withLock {
             $0 = [
@@ -159,7 +157,7 @@ package final class ContentCache: Sendable {
     /// Lets go of a content that nobody has open, unless something is left to do.
     /// - Returns: Whether it is gone.
     func release(_ content: CachedContent, _ table: inout Table) -> Bool {
-        let isIdle = content.state.withLock { state in
+        let isIdle = content.update { state in
             state.staysComplete = false
             guard content.isIdle(state) else { return false }
             // Whoever still holds the object must not hold the blocks of a deleted file with it.
@@ -193,7 +191,6 @@ package final class ContentCache: Sendable {
             charge(-min(Int64(status.st_size), Int64(status.st_blocks) * 512))
         }
         if unlink(path) != 0, errno != ENOENT { report(.system(errno), "delete a file of the cache") }
-        contentBecameClean()
     }
 
     package func setStore(_ store: any Store) { storeInUse.withLock { $0 = store } }

@@ -6,8 +6,8 @@ import Threading
 /// Lock order: a content's lock is never taken under the pool's, nor the other way round.
 final class FetchPool: Sendable {
     private struct State {
-        var demanded = Queue()
-        var ahead = Queue()
+        var demanded = FetchQueue()
+        var ahead = FetchQueue()
         var idle: [Mailbox] = []
         var threads = 0
         var runningAhead = 0
@@ -46,8 +46,8 @@ final class FetchPool: Sendable {
     func shutdown() {
         let idle = state.withLock { state in
             state.isShutDown = true
-            state.demanded = Queue()
-            state.ahead = Queue()
+            state.demanded = FetchQueue()
+            state.ahead = FetchQueue()
             defer { state.idle = [] }
             return state.idle
         }
@@ -142,33 +142,25 @@ final class FetchPool: Sendable {
     }
 }
 
-extension FetchPool {
-    /// First in, first out; forgets what was cancelled meanwhile.
-    private struct Queue {
-        private var items: [Fetch] = []
-        private var head = 0
+/// Fetches in the order in which they were asked for; forgets what was cancelled meanwhile.
+private struct FetchQueue {
+    private var items = Queue<Fetch>()
+    /// When the store hangs, what was given up must not pile up: from so many on it is looked for.
+    private var purgeAt = smallestPurge
+    private static let smallestPurge = 64
 
-        mutating func append(_ fetch: Fetch) {
-            // When the store hangs, what was given up must not pile up.
-            if items.count == items.capacity, items.count > 64 {
-                items.removeFirst(head)
-                head = 0
-                items.removeAll { !$0.isQueued }
-            }
-            items.append(fetch)
+    mutating func append(_ fetch: Fetch) {
+        if items.count >= purgeAt {
+            items.removeAll { !$0.isQueued }
+            purgeAt = max(items.count * 2, Self.smallestPurge)
         }
+        items.push(fetch)
+    }
 
-        mutating func popFirst() -> Fetch? {
-            while head < items.count {
-                let fetch = items[head]
-                head += 1
-                if head == items.count {
-                    items.removeAll(keepingCapacity: items.count <= 1024)
-                    head = 0
-                }
-                if fetch.isQueued { return fetch }
-            }
-            return nil
+    mutating func popFirst() -> Fetch? {
+        while let fetch = items.pop() {
+            if fetch.isQueued { return fetch }
         }
+        return nil
     }
 }

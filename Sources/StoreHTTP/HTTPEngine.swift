@@ -275,38 +275,3 @@ extension HTTPResponse {
     /// Whether the answer counts as a failed request: not for what a store is asked in order to find out.
     var isFault: Bool { status >= 400 && ![404, 409, 412, 416].contains(status) }
 }
-
-/// First in, first out.
-struct Queue<Element> {
-    private var elements: [Element] = []
-    private var head = 0
-
-    var count: Int { elements.count - head }
-    var isEmpty: Bool { count == 0 }
-
-    mutating func push(_ element: Element) { elements.append(element) }
-
-    mutating func pop() -> Element? {
-        guard head < elements.count else { return nil }
-        defer {
-            head += 1
-            if head >= 64, head * 2 >= elements.count {
-                elements.removeFirst(head)
-                head = 0
-            }
-        }
-        return elements[head]
-    }
-
-    /// Takes out all for which `predicate` holds, in order.
-    mutating func removeAll(where predicate: (Element) -> Bool) -> [Element] {
-        var removed: [Element] = []
-        var kept: [Element] = []
-        for element in elements[head...] {
-            if predicate(element) { removed.append(element) } else { kept.append(element) }
-        }
-        elements = kept
-        head = 0
-        return removed
-    }
-}

@@ -23,6 +23,7 @@ extension StepRunner {
         let content = try contents.openContent(of: plan.placement.inode)
         defer { content.close() }
         var view = try content.uploadView(capabilities)
+        defer { view.end() }
         if let largest = capabilities.largestObject, view.size > largest {
             throw StoreError(
                 .tooLarge, "'\(plan.target)' has \(view.size) bytes; the store takes \(largest) at most",
@@ -47,7 +48,9 @@ extension StepRunner {
             let copy = try FileSnapshot(of: view.body)
             snapshot = copy
             if view.isIntact() { break }
-            view = try content.uploadView(capabilities)
+            let newer = try content.uploadView(capabilities)
+            view.end()
+            view = newer
         }
         plan.placement.contentGeneration = view.generation
         plan.checkpoint = nil

@@ -53,6 +53,10 @@ extension UploadScheduler {
     ) {
         let id = run.item.id
         let kind = error.code.failureKind
+        // Told before the row is: who waits for the row looks here next.
+        if kind != .none {
+            actions.append(.report(kind: error.code.rawValue, message: error.message, advice: error.code.advice))
+        }
         switch kind {
         case .none:
             rest(id, now)
@@ -81,7 +85,6 @@ extension UploadScheduler {
                 askAt = now
             }
         }
-        actions.append(.report(kind: error.code.rawValue, message: error.message, advice: error.code.advice))
     }
 
     mutating func ownWait(_ id: PendingID) -> Duration {

@@ -173,21 +173,14 @@ extension Volume {
             guard range.lowerBound >= 0, !range.isEmpty else { throw .invalid }
             try mayWrite(handle, at: range.lowerBound, count: range.upperBound - range.lowerBound, by: .somebody)
         } catch { return reply(.failure(error)) }
-        @Sendable func perform(_ failure: CacheError?) {
-            answer(reply) { () throws(FileSystemError) in
-                try cached { () throws(CacheError) in
-                    if let failure { throw failure }
-                    switch kind {
-                    case .allocate: try handle.content.allocate(range, keepSize: keepsSize)
-                    case .punch: try handle.content.punchHole(range)
-                    case .zero: try handle.content.zero(range, keepSize: keepsSize)
-                    }
+        answer(reply) { () throws(FileSystemError) in
+            try cached { () throws(CacheError) in
+                switch kind {
+                case .allocate: try handle.content.allocate(range, keepSize: keepsSize)
+                case .punch: try handle.content.punchHole(range)
+                case .zero: try handle.content.zero(range, keepSize: keepsSize)
                 }
             }
-        }
-        switch kind {
-        case .allocate: cache.reserve(range.upperBound - range.lowerBound) { perform($0) }
-        case .punch, .zero: perform(nil)
         }
     }
 

@@ -2,6 +2,7 @@ import Catalog
 import Glibc
 import Statistics
 import StoreAPI
+import Synchronization
 import Testing
 import Threading
 
@@ -124,6 +125,123 @@ private let mebibyte: Int64 = 1 << 20
         rig.cache.shutdown()
         #expect(served.wait(for: 7)?.last == -1)
         for content in contents { content.close() }
+    }
+
+    @Test("what was uploaded makes room when its view has ended, also when somebody still knows the view")
+    func endedView() throws {
+        let rig = try Rig(soft: 2 * mebibyte, hard: 2 * mebibyte)
+        rig.addEmpty(3)
+        let content = try rig.open(3)
+        defer { content.close() }
+        try content.write([UInt8](repeating: 1, count: Int(2 * mebibyte)), at: 0)
+        let view = try content.prepareUpload(rig.store.capabilities)
+        let served = Answers<Bool>()
+        rig.cache.reserve(mebibyte) { served.add($0 == nil) }
+        let path = StorePath("o3")!
+        rig.store.set("o3", try rig.bytes(of: view), version: "v1")
+        rig.index.uploaded(
+            InodeID(3), generation: view.generation,
+            source: ContentSource(path: path, version: Version("v1"), size: view.size))
+        rig.cache.contentWasUploaded(InodeID(3))
+        #expect(rig.cache.evict(mebibyte) == 0, "its bytes are still being read")
+        #expect(served.all.isEmpty)
+        view.end()
+        #expect(served.wait(for: 1) == [true])
+        withExtendedLifetime(view) {}
+    }
+
+    @Test("whatever keeps a content from being evicted: its end serves those who wait for room", arguments: 0..<4)
+    func becomesEvictable(reason: Int) throws {
+        let rig = try Rig(soft: 2 * mebibyte, hard: 2 * mebibyte)
+        rig.addObject(3, size: 2 * mebibyte)
+        let content = try rig.open(3)
+        // A use of its own, so that no close but the one below is the last.
+        let other = reason == 3 ? nil : try rig.open(3)
+        if reason == 3 {
+            try content.fetchAll()
+        } else {
+            _ = try content.bytes(at: 0, count: Int(2 * mebibyte))
+        }
+        let view = reason == 0 ? try content.prepareUpload(rig.store.capabilities) : nil
+        switch reason {
+        case 1: content.update { $0.holds += 1 }
+        case 2: content.update { $0.isDirty = true }
+        default: break
+        }
+        let served = Answers<Bool>()
+        rig.cache.reserve(mebibyte) { served.add($0 == nil) }
+        #expect(rig.cache.evict(mebibyte) == 0)
+        #expect(served.all.isEmpty)
+        switch reason {
+        case 0: view?.end()
+        case 1: content.update { $0.holds -= 1 }
+        case 2: rig.cache.contentWasUploaded(InodeID(3))
+        default: break
+        }
+        content.close()
+        #expect(served.wait(for: 1) == [true])
+        other?.close()
+    }
+
+    @Test("room that was asked for and not used is given back at once")
+    func unusedRoom() throws {
+        let rig = try Rig(soft: 2 * mebibyte, hard: 2 * mebibyte)
+        rig.addEmpty(3)
+        let content = try rig.open(3)
+        let served = Answers<Bool>()
+        try content.write([UInt8](repeating: 1, count: Int(mebibyte)), at: 0)
+        rig.cache.reserve(mebibyte) { served.add($0 == nil) }
+        rig.cache.reserve(mebibyte) { served.add($0 == nil) }
+        #expect(served.all == [true])
+        #expect(throws: CacheError.self) { try content.write([UInt8](repeating: 1, count: Int(mebibyte)), at: -1) }
+        #expect(served.wait(for: 2) == [true, true])
+        rig.cache.accounts.endPromise(mebibyte)
+        content.close()
+        #expect(rig.cache.accounts.outstanding == 0)
+    }
+
+    @Test("a file larger than the cache is allocated at once, and written as the cache has room")
+    func largeAllocation() throws {
+        let rig = try Rig(soft: 2 * mebibyte, hard: 2 * mebibyte)
+        rig.addEmpty(3)
+        let content = try rig.open(3)
+        defer { content.close() }
+        try content.allocate(0..<mebibyte, keepSize: false)
+        #expect(rig.cache.accounts.total == mebibyte)
+        try content.allocate(0..<100 * mebibyte, keepSize: false)
+        #expect(content.size == 100 * mebibyte)
+        #expect(rig.cache.accounts.total == mebibyte)
+        #expect(rig.cache.accounts.outstanding == 0)
+        let served = Answers<Bool>()
+        rig.cache.reserve(mebibyte) { served.add($0 == nil) }
+        #expect(served.all == [true])
+    }
+
+    @Test("a write that is larger than the cache is not kept waiting by what never goes")
+    func largeWrite() throws {
+        let rig = try Rig(soft: 4 * mebibyte, hard: 4 * mebibyte)
+        rig.addEmpty(3)
+        let content = try rig.open(3)
+        defer { content.close() }
+        try content.write([1], at: 0)
+        let served = Answers<Bool>()
+        rig.cache.reserve(100 * mebibyte) { served.add($0 == nil) }
+        #expect(served.all == [true])
+    }
+
+    @Test("what this cache writes counts against the free space before the disk is asked again")
+    func freeSpaceOfTheMoment() throws {
+        var space = statvfs()
+        #expect(statvfs("/tmp", &space) == 0)
+        let free = Int64(space.f_bavail) * Int64(space.f_frsize)
+        // Room for 64 MiB above the floor, and others on this disk who write meanwhile.
+        let rig = try Rig(floor: free - (64 << 20))
+        _ = rig.cache.hasRoom(for: 1)
+        rig.cache.accounts.diskLooked.store(.max, ordering: .relaxed)
+        let before = rig.cache.accounts.diskFree.load(ordering: .relaxed)
+        rig.cache.charge(48 << 20)
+        #expect(rig.cache.accounts.diskFree.load(ordering: .relaxed) == before - (48 << 20))
+        rig.cache.charge(-(48 << 20))
     }
 
     @Test("free space below the floor counts as full")

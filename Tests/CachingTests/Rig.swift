@@ -81,7 +81,7 @@ final class Rig {
             content.inode, generation: view.generation,
             source: ContentSource(path: path, version: Version(version), size: view.size))
         cache.contentWasUploaded(content.inode)
-        withExtendedLifetime(view.keepAlive) {}
+        view.end()
         return bytes
     }
 

@@ -96,7 +96,6 @@ def test_the_cache_stays_near_its_limit(radosgw, mounts):
     mount.stop()
 
 
-@pytest.mark.skip(reason="known fault: one file larger than the hard limit can stand still on a slow network")
 def test_a_full_cache_slows_writers_down_and_fails_nobody(radosgw, mounts, network):
     store, net = network(radosgw, mbit=80)
     mount = mounts(store, cache=0, cache_size=10, hard_cache_size_limit=20).start()
