@@ -21,16 +21,35 @@ extension Catalog {
         try read { tables throws(CatalogError) in try tables.pendingItem(id.value) }
     }
 
-    /// All rows, oldest first, for people. Page by offset.
-    package func allPending(offset: Int, limit: Int) throws(CatalogError) -> [PendingItem] {
+    /// The rows at and below `path` that are numbered up to `last` or are not younger than `since`, by their number.
+    package func pendingRows(below path: StorePath, upTo last: PendingID, orSince since: Timestamp)
+        throws(CatalogError) -> [PendingID]
+    {
+        try read { tables throws(CatalogError) in
+            try tables.rows(below: path)
+                .filter { $0.id <= last.value || $0.since <= since }
+                .map { PendingID($0.id) }.sorted()
+        }
+    }
+
+    /// The row that was added last; nil: there are none.
+    package func newestPending() throws(CatalogError) -> PendingItem? {
+        try read { tables throws(CatalogError) in
+            let id = try tables.database.first("SELECT max(id) FROM pending") { $0.optionalInt(0) } ?? nil
+            return try id.map { id throws(CatalogError) in try tables.pendingItem(id) } ?? nil
+        }
+    }
+
+    /// All rows, oldest first. Page by the last row of the page before.
+    package func allPending(after last: PendingID?, limit: Int) throws(CatalogError) -> [PendingItem] {
         try read { tables throws(CatalogError) in
             let rows = try tables.database.all(
                 """
                 SELECT p.id, revision, p.parent, p.name, object, bytes, since_ns, changed_ns, attempts, error, parked,
                     e.inode
                 FROM pending p LEFT JOIN entry e ON e.parent = p.parent AND e.name = p.name
-                ORDER BY p.id LIMIT ? OFFSET ?
-                """, .int(Int64(limit)), .int(Int64(offset))
+                WHERE p.id > ? ORDER BY p.id LIMIT ?
+                """, .int(last?.value ?? 0), .int(Int64(limit))
             ) { tables.pendingRow($0) }
             return try tables.items(rows)
         }
@@ -240,18 +259,136 @@ extension Tables {
             return directory.appending(try tables.fileName(row.name))
         }
     }
+}
 
-    /// The rows of the journal at and below a path of the namespace (for deletions: of the store).
-    func rows(below path: StorePath) throws(CatalogError) -> [PendingRow] {
-        let rows = try database.all(
-            """
-            SELECT id, revision, parent, name, object, bytes, since_ns, changed_ns, attempts, error, parked, NULL
-            FROM pending
-            """
-        ) { pendingRow($0) }
-        var places = Places(tables: self)
-        var found: [PendingRow] = []
-        for row in rows where try places.path(of: row).isInside(path) { found.append(row) }
+/// What counts of a row when many are looked at.
+struct RowSummary {
+    var id: Int64
+    var bytes: Int64
+    var since: Timestamp
+    var isParked: Bool
+
+    init(_ row: borrowing Row) {
+        id = row.int(0)
+        bytes = row.int(1)
+        since = Timestamp(nanoseconds: row.int(2))
+        isParked = row.bool(3)
+    }
+}
+
+// Rows at and below a path of the namespace (deletions: of the store). They are found from the directories that have
+// rows, each of which is looked at once, and not from the rows, of which there may be millions.
+extension Tables {
+    /// - Parameter path: not the root.
+    func rows(below path: StorePath) throws(CatalogError) -> [RowSummary] {
+        guard let name = path.name, let parentPath = path.parent else { return [] }
+        var found: [RowSummary] = []
+        if let parent = try directory(at: parentPath) {
+            found += try database.all(
+                "SELECT id, bytes, since_ns, parked FROM pending WHERE parent = ? AND name = ?", .int(parent.row),
+                .blob(name.bytes)
+            ) { RowSummary($0) }
+            if let entry = try entry(name, in: parent), entry.kind == .directory {
+                for directory in try directoriesWithRows(below: entry.id) {
+                    found += try database.all(
+                        "SELECT id, bytes, since_ns, parked FROM pending WHERE parent = ?", .int(directory)
+                    ) { RowSummary($0) }
+                }
+            }
+        }
+        if let object = try object(at: path) {
+            found += try database.all(
+                "SELECT id, bytes, since_ns, parked FROM pending WHERE object = ?", .int(object.id)
+            ) { RowSummary($0) }
+            if object.isDirectory {
+                for parent in try objectsWithDeletions(below: object.id) {
+                    found += try database.all(
+                        """
+                        SELECT p.id, bytes, since_ns, parked FROM object o JOIN pending p ON p.object = o.id
+                        WHERE o.parent = ?
+                        """, .int(parent)
+                    ) { RowSummary($0) }
+                }
+            }
+        }
         return found
+    }
+
+    private func directory(at path: StorePath) throws(CatalogError) -> InodeID? {
+        var position = InodeID.root
+        for name in path.components {
+            guard let next = try entry(name, in: position), next.kind == .directory else { return nil }
+            position = next.id
+        }
+        return position
+    }
+
+    private func object(at path: StorePath) throws(CatalogError) -> ObjectRow? {
+        var position = try object(1)
+        for name in path.components {
+            guard let parent = position, let next = try object(name, below: parent.id) else { return nil }
+            position = next
+        }
+        return position
+    }
+
+    private func directoriesWithRows(below top: InodeID) throws(CatalogError) -> [Int64] {
+        var descent = Descent(top: top.row)
+        var found: [Int64] = []
+        var last = Int64.min
+        while true {
+            let next = try database.first(
+                "SELECT parent FROM pending WHERE parent > ? ORDER BY parent LIMIT 1", .int(last)
+            ) { $0.int(0) }
+            guard let parent = next else { return found }
+            last = parent
+            let isBelow = try descent.includes(parent) { id throws(CatalogError) in
+                try self.parent(of: InodeID(UInt64(id)))?.parent.row
+            }
+            if isBelow { found.append(parent) }
+        }
+    }
+
+    private func objectsWithDeletions(below top: Int64) throws(CatalogError) -> [Int64] {
+        var descent = Descent(top: top)
+        var found: [Int64] = []
+        let parents = try database.all(
+            """
+            SELECT DISTINCT o.parent FROM pending p JOIN object o ON o.id = p.object WHERE p.object IS NOT NULL
+            """
+        ) { $0.int(0) }
+        for parent in parents {
+            let isBelow = try descent.includes(parent) { id throws(CatalogError) in
+                id == 1 ? nil : try object(id)?.parent
+            }
+            if isBelow { found.append(parent) }
+        }
+        return found
+    }
+
+    /// Which of many members of a tree are at or below one of them; asks for the parent of each once.
+    private struct Descent {
+        private var known: [Int64: Bool]
+
+        init(top: Int64) { known = [top: true] }
+
+        mutating func includes(_ id: Int64, parent: (Int64) throws(CatalogError) -> Int64?) throws(CatalogError) -> Bool
+        {
+            var way: [Int64] = []
+            var position = id
+            var answer = false
+            while true {
+                if let known = known[position] {
+                    answer = known
+                    break
+                }
+                way.append(position)
+                // No tree is that deep: a damaged one may go in a circle.
+                guard way.count < 4096, let next = try parent(position) else { break }
+                position = next
+            }
+            for member in way { known[member] = answer }
+            return answer
+        }
     }
 }

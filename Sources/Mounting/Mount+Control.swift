@@ -55,8 +55,8 @@ extension Mount {
                 let total = try stack.catalog.pendingTotals().items
                 return try NotUploadedFile.text(
                     now: clock.calendar,
-                    items: { (offset, limit) throws(CatalogError) in
-                        try stack.catalog.allPending(offset: offset, limit: limit)
+                    items: { (last, limit) throws(CatalogError) in
+                        try stack.catalog.allPending(after: last, limit: limit)
                     }, total: total)
             } catch {
                 reportCatalogError(error)
@@ -215,7 +215,7 @@ extension Mount {
     }
 
     private func firstError(_ stack: MountStack, _ path: StorePath?) -> String {
-        let items = (try? stack.catalog.allPending(offset: 0, limit: 1000)) ?? []
+        let items = (try? stack.catalog.allPending(after: nil, limit: 1000)) ?? []
         let item = items.first { $0.lastError != nil && $0.path.isInside(path ?? .root) }
         return item.map { "'/\($0.path)': \($0.lastError ?? "")" } ?? "no attempt was made yet"
     }

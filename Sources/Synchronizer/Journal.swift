@@ -6,11 +6,13 @@ package import Threading
 /// it is told. The catalog describes each call; tests put a journal of their own in its place.
 package protocol Journal: Sendable {
     func pending(dueBefore: Timestamp, limit: Int, busy: Set<PendingID>) throws(CatalogError) -> [PendingItem]
-    func allPending(offset: Int, limit: Int) throws(CatalogError) -> [PendingItem]
+    func allPending(after last: PendingID?, limit: Int) throws(CatalogError) -> [PendingItem]
+    func newestPending() throws(CatalogError) -> PendingItem?
+    func pendingRows(below path: StorePath, upTo last: PendingID, orSince since: Timestamp) throws(CatalogError)
+        -> [PendingID]
     /// One row as it is now; nil when it is gone.
     func pendingItem(_ id: PendingID) throws(CatalogError) -> PendingItem?
     func pendingTotals() throws(CatalogError) -> PendingTotals
-    func pendingBelow(_ path: StorePath) throws(CatalogError) -> PendingTotals
     func nextDue(delay: Duration) throws(CatalogError) -> Timestamp?
     func expedite(_ path: StorePath?) throws(CatalogError) -> Int
 

@@ -97,54 +97,24 @@ private struct DrainScope {
     init(_ journal: any Journal, _ path: StorePath?, _ now: Timestamp) throws(CatalogError) {
         self.journal = journal
         self.path = path
-        let newest = try Self.newestRow(journal)
+        let newest = try journal.newestPending()
         lastRow = newest?.id ?? PendingID(0)
         begin = max(now, newest?.since ?? now)
-        if path != nil { rows = try rowsInside([]) }
-    }
-
-    /// The journal lists rows in the order of their numbers.
-    private static func newestRow(_ journal: any Journal) throws(CatalogError) -> PendingItem? {
-        while true {
-            let count = try journal.pendingTotals().items
-            guard count > 0 else { return nil }
-            // Nothing there: rows were finished meanwhile.
-            if let row = try journal.allPending(offset: Int(count) - 1, limit: 1).first { return row }
-        }
+        if let path { rows = try journal.pendingRows(below: path, upTo: lastRow, orSince: begin) }
     }
 
     private func counts(_ row: PendingItem) -> Bool { row.id <= lastRow || row.since <= begin }
 
-    /// The rows that count now; of a path.
-    private func rowsInside(_ settled: Set<PendingID>) throws(CatalogError) -> [PendingID] {
-        while true {
-            var found: [PendingID] = []
-            let isWhole = try forEachRow { row in
-                if counts(row), !settled.contains(row.id), path.map({ row.path.isInside($0) }) ?? true {
-                    found.append(row.id)
-                }
-                return true
-            }
-            if isWhole { return found }
-        }
-    }
-
     /// Calls `body` with all rows, in order, until it answers false.
-    ///
-    /// - Returns: false when rows were left out because too many before them went meanwhile.
-    private func forEachRow(_ body: (PendingItem) -> Bool) throws(CatalogError) -> Bool {
-        var offset = 0
-        var last = PendingID(0)
+    private func forEachRow(_ body: (PendingItem) -> Bool) throws(CatalogError) {
+        var last: PendingID?
         while true {
-            let page = try journal.allPending(offset: offset, limit: Self.page)
-            // Rows that go meanwhile make others move up: the pages overlap.
-            if offset > 0, let first = page.first, first.id > last { return false }
-            for row in page where row.id > last {
-                guard body(row) else { return true }
-                last = row.id
+            let page = try journal.allPending(after: last, limit: Self.page)
+            for row in page {
+                guard body(row) else { return }
             }
-            guard page.count == Self.page else { return true }
-            offset += Self.page / 2
+            guard page.count == Self.page else { return }
+            last = page.last?.id
         }
     }
 
@@ -163,7 +133,7 @@ private struct DrainScope {
                 if row.attempts > 0 { look.hasFailures = true }
             }
         }
-        if let rows {
+        if let path, let rows {
             var left: [PendingID] = []
             for id in rows where !settled.contains(id) {
                 guard let row = try journal.pendingItem(id) else { continue }
@@ -172,7 +142,8 @@ private struct DrainScope {
             }
             if !look.isGoingOn {
                 // Before it is over: what came in consequence of these.
-                let now = try rowsInside(settled)
+                let now = try journal.pendingRows(below: path, upTo: lastRow, orSince: begin)
+                    .filter { !settled.contains($0) }
                 look.isGoingOn = !Set(now).isSubset(of: left)
                 left = now
                 look.progress.itemsLeft = Int64(now.count)
@@ -183,13 +154,13 @@ private struct DrainScope {
         // Everything: the first page of rows tells whether it goes on; the sum is near enough for a progress bar.
         var isExact = true
         var rowsSeen = 0
-        let isWhole = try forEachRow { row in
+        try forEachRow { row in
             count(row)
             rowsSeen += 1
             if look.isGoingOn, rowsSeen >= Self.page { isExact = false }
             return isExact
         }
-        guard !isExact || !isWhole else { return look }
+        guard !isExact else { return look }
         let totals = try journal.pendingTotals()
         look.progress = DrainProgress(itemsLeft: totals.items, bytesLeft: totals.bytes, parked: totals.parked)
         look.isGoingOn = true

@@ -113,12 +113,11 @@ extension Synchronizer {
     private func overdue(_ now: Timestamp, _ deadline: Duration, _ busy: Set<PendingID>) throws(CatalogError)
         -> [PendingItem]
     {
-        let offset = state.withLock { $0.overdueOffset }
-        let page = try journal.allPending(offset: offset, limit: Self.overduePage)
+        let page = try journal.allPending(after: state.withLock { $0.overdueAfter }, limit: Self.overduePage)
         let latest = now.nanoseconds - deadline.nanoseconds
         // Oldest first: the search goes on behind this page only while all of it is old.
         let isWholeOld = page.count == Self.overduePage && page.allSatisfy { $0.since.nanoseconds <= latest }
-        state.withLock { $0.overdueOffset = isWholeOld ? offset + page.count : 0 }
+        state.withLock { $0.overdueAfter = isWholeOld ? page.last?.id : nil }
         return page.filter { item in
             let since = max(item.since, memory.lastUpload(of: item.id) ?? item.since)
             // What failed waits for its own next attempt.

@@ -75,7 +75,7 @@ package final class Synchronizer: Sendable {
         var totals: (totals: PendingTotals, goodUntil: MonotonicTime)?
         var toldCapabilities: StoreCapabilities?
         /// Where the search for rows beyond their deadline goes on.
-        var overdueOffset = 0
+        var overdueAfter: PendingID?
     }
 
     struct Jobs {

@@ -21,6 +21,7 @@ struct ConvergenceTests {
         let world = try World(features, seed: seed)
         for round in 0..<4 {
             for _ in 0..<15 { try world.changeSomething() }
+            try world.compareSelections()
             // Sometimes only a part is brought to the store before the next changes, as if it were slow.
             if round % 2 == 0 { try world.synchronize(steps: Int.random(in: 0..<30, using: &world.random)) }
             if round == 1 { try world.catalog.reopen() }
@@ -131,6 +132,25 @@ private final class World {
     /// What was done, for the message of a failure.
     private var trace: [String] = []
     private let features: StoreCapabilities.Features
+
+    /// Which rows of the journal are at and below a path is found without looking at all rows; here it is checked by
+    /// looking at all rows.
+    func compareSelections() throws {
+        let all = try catalog.catalog.allPending(after: nil, limit: 10_000)
+        let last = try catalog.catalog.newestPending()?.id ?? PendingID(0)
+        #expect(last == all.last?.id ?? PendingID(0))
+        var paths = Set(all.map(\.path))
+        for path in paths { paths.formUnion(path.parent.map { [$0] } ?? []) }
+        for path in paths where !path.isRoot {
+            let expected = all.filter { $0.path.isInside(path) }
+            let found = try catalog.catalog.pendingRows(below: path, upTo: last, orSince: Timestamp(seconds: 0))
+            #expect(found == expected.map(\.id), "below '\(path)': \(trace)")
+            let totals = try catalog.catalog.pendingBelow(path)
+            #expect(totals.items == Int64(expected.count))
+            #expect(totals.bytes == expected.reduce(0) { $0 + $1.size })
+            #expect(totals.oldest == expected.map(\.since).min())
+        }
+    }
 
     init(_ features: StoreCapabilities.Features, seed: UInt64) throws {
         self.features = features

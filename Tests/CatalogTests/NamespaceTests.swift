@@ -191,7 +191,7 @@ struct NamespaceTests {
                 _ = try catalog.create(file, named: name("f\(total)"), in: .root)
                 total += 1
                 guard total.isMultiple(of: 2) else { continue }
-                let newest = try #require(try catalog.allPending(offset: total - 1, limit: 1).first)
+                let newest = try #require(try catalog.newestPending())
                 try catalog.failed(newest.id, revision: newest.revision, error: "test", retryAt: later)
             }
             func steps() throws -> Int {
@@ -202,6 +202,33 @@ struct NamespaceTests {
             #expect(try catalog.pending(dueBefore: Timestamp(nanoseconds: now - 1), limit: 100, busy: []).isEmpty)
             #expect(try catalog.nextDue(delay: .seconds(60)) != nil)
             _ = try catalog.pendingTotals()
+            return try steps() - before
+        }
+        let few = try cost(adding: 10)
+        #expect(try cost(adding: 2000) <= few * 2)
+    }
+
+    @Test("finds what is pending below a path without looking at what is pending elsewhere, however much that is")
+    func costOfPaths() throws {
+        let temporary = try TemporaryCatalog()
+        let catalog = temporary.catalog
+        let many = try catalog.create(directory, named: name("many"), in: .root).id
+        let here = try catalog.create(directory, named: name("here"), in: .root).id
+        _ = try catalog.create(file, named: name("file"), in: here)
+        var total = 0
+        func cost(adding count: Int) throws -> Int {
+            for _ in 0..<count {
+                _ = try catalog.create(file, named: name("f\(total)"), in: many)
+                total += 1
+            }
+            func steps() throws -> Int {
+                try catalog.read { tables throws(CatalogError) in tables.database.steps }
+            }
+            let before = try steps()
+            #expect(try catalog.pendingBelow(path("here")).items == 2)
+            #expect(try catalog.pendingBelow(path("here/file")).items == 1)
+            #expect(try catalog.pendingBelow(path("not/here")).items == 0)
+            #expect(try catalog.expedite(path("here")) == 2)
             return try steps() - before
         }
         let few = try cost(adding: 10)
@@ -226,7 +253,7 @@ struct NamespaceTests {
         let item = try #require(try c.pending(dueBefore: temporary.clock.calendar, limit: 1, busy: []).first)
         try c.failed(item.id, revision: item.revision, error: "no rights", retryAt: nil)
         #expect(try due() == [])
-        #expect(try c.allPending(offset: 0, limit: 10).map(\.lastError) == ["no rights"])
+        #expect(try c.allPending(after: nil, limit: 10).map(\.lastError) == ["no rights"])
         #expect(try c.pendingTotals().parked == 1)
         #expect(try c.expedite(path("a")) == 1)
         #expect(try due() == ["a"])

@@ -105,7 +105,7 @@ import Threading
         }
         let text = try NotUploadedFile.text(
             now: Timestamp(seconds: 130),
-            items: { offset, limit in Array(rows.dropFirst(offset).prefix(limit)) }, total: 25_000)
+            items: { last, limit in Array(rows.drop { $0.id <= last ?? PendingID(-1) }.prefix(limit)) }, total: 25_000)
         let lines = String(decoding: text, as: UTF8.self).split(separator: "\n")
         #expect(lines.count == 25_000)
         #expect(lines[0] == #"/d/a\012b\0110"# + "\t5\t30\t2\t")

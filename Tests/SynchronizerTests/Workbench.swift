@@ -292,7 +292,7 @@ final class Workbench {
         }
     }
 
-    func pending() throws -> [PendingItem] { try catalog.allPending(offset: 0, limit: 10_000) }
+    func pending() throws -> [PendingItem] { try catalog.allPending(after: nil, limit: 10_000) }
 }
 
 extension CachedContent {

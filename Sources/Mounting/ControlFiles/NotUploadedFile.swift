@@ -10,14 +10,16 @@ package enum NotUploadedFile {
     private static let page = 10_000
 
     package static func text(
-        now: Timestamp, items: (_ offset: Int, _ limit: Int) throws(CatalogError) -> [PendingItem], total: Int64
+        now: Timestamp, items: (_ last: PendingID?, _ limit: Int) throws(CatalogError) -> [PendingItem], total: Int64
     ) throws(CatalogError) -> [UInt8] {
         var text: [UInt8] = []
         var count = 0
+        var last: PendingID?
         while count < limit {
-            let rows = try items(count, min(page, limit - count))
+            let rows = try items(last, min(page, limit - count))
             for row in rows { append(row, now, to: &text) }
             count += rows.count
+            last = rows.last?.id
             if rows.count < page { break }
         }
         if total > Int64(count), count >= limit { text += Array("… and \(total - Int64(count)) more\n".utf8) }
