@@ -5,6 +5,10 @@ package import Threading
 extension Catalog {
     /// Rows that may be worked on: changed before `dueBefore` or asked for by ``expedite(_:)``, not parked, not
     /// before their next attempt, and not among `busy`. Expedited ones first, then by age.
+    ///
+    /// What was changed in the future counts as changed long ago: somebody has turned the clock back, by hours
+    /// perhaps, and nothing waits until it is that late again. The same goes for attempts further away than
+    /// ``longestRetry``.
     package func pending(dueBefore: Timestamp, limit: Int, busy: Set<PendingID>) throws(CatalogError) -> [PendingItem] {
         try read { tables throws(CatalogError) in
             let rows = try tables.due(changedBefore: dueBefore.nanoseconds, limit: limit + busy.count)
@@ -15,6 +19,9 @@ extension Catalog {
             return try tables.items(free)
         }
     }
+
+    /// No failure asks for a longer wait before the next attempt.
+    static let longestRetry: Duration = .seconds(3600)
 
     /// One row as it stands now; nil when it is done.
     package func pendingItem(_ id: PendingID) throws(CatalogError) -> PendingItem? {
@@ -92,8 +99,8 @@ extension Catalog {
                 try tables.database.first(
                     """
                     SELECT min(changed_ns) FROM pending
-                    WHERE parked = 0 AND retry_ns IS NULL AND expedited = 0 AND changed_ns > ?
-                    """, .int(now - delay.nanoseconds)
+                    WHERE parked = 0 AND retry_ns IS NULL AND expedited = 0 AND changed_ns > ? AND changed_ns <= ?
+                    """, .int(now - delay.nanoseconds), .int(now)
                 ) { $0.optionalInt(0) } ?? nil
             let retried =
                 try tables.database.first(
@@ -177,26 +184,33 @@ extension Tables {
     func due(changedBefore latest: Int64, limit: Int) throws(CatalogError) -> [Int64] {
         typealias Turn = (id: Int64, isLater: Bool, changed: Int64)
         let count = SQLValue.int(Int64(limit))
+        let now = now
         var turns = try database.all(
             """
             SELECT id, expedited, changed_ns FROM pending
             WHERE parked = 0 AND retry_ns IS NULL AND expedited = 1 ORDER BY changed_ns LIMIT ?
             """, count
         ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
-        if turns.count < limit {
+        // Of the past, and of the future: see ``Catalog/pending(dueBefore:limit:busy:)``.
+        for (from, to) in [(Int64.min, latest), (now, Int64.max)] where turns.count < limit {
             turns += try database.all(
                 """
                 SELECT id, expedited, changed_ns FROM pending
-                WHERE parked = 0 AND retry_ns IS NULL AND expedited = 0 AND changed_ns <= ? ORDER BY changed_ns LIMIT ?
-                """, .int(latest), count
+                WHERE parked = 0 AND retry_ns IS NULL AND expedited = 0 AND changed_ns > ? AND changed_ns <= ?
+                ORDER BY changed_ns LIMIT ?
+                """, .int(from), .int(to), count
             ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
         }
-        turns += try database.all(
-            """
-            SELECT id, expedited, changed_ns FROM pending
-            WHERE parked = 0 AND retry_ns <= ? AND (expedited = 1 OR changed_ns <= ?) ORDER BY retry_ns LIMIT ?
-            """, .int(now), .int(latest), count
-        ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
+        for (from, to) in [(Int64.min, now), (now + Catalog.longestRetry.nanoseconds, Int64.max)] {
+            turns += try database.all(
+                """
+                SELECT id, expedited, changed_ns FROM pending
+                WHERE parked = 0 AND retry_ns > ? AND retry_ns <= ?
+                    AND (expedited = 1 OR changed_ns <= ? OR changed_ns > ?)
+                ORDER BY retry_ns LIMIT ?
+                """, .int(from), .int(to), .int(latest), .int(now), count
+            ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
+        }
         turns.sort { ($0.isLater ? 1 : 0, $0.changed) < ($1.isLater ? 1 : 0, $1.changed) }
         return turns.prefix(limit).map(\.id)
     }

@@ -258,6 +258,40 @@ struct NamespaceTests {
         #expect(try c.expedite(path("a")) == 1)
         #expect(try due() == ["a"])
     }
+
+    @Test("what waits for its time does not wait until a clock that was turned back has come there again")
+    func turnedClock() throws {
+        let temporary = try TemporaryCatalog()
+        let c = temporary.catalog
+        let delay = Duration.seconds(60)
+        func due() throws -> [PendingItem] {
+            let before = Timestamp(nanoseconds: temporary.clock.calendar.nanoseconds - delay.nanoseconds)
+            return try c.pending(dueBefore: before, limit: 10, busy: [])
+        }
+        func isSoon() throws -> Bool {
+            let next = try c.nextDue(delay: delay)
+            return next.map { $0.nanoseconds - temporary.clock.calendar.nanoseconds <= delay.nanoseconds } ?? true
+        }
+        _ = try c.create(file, named: name("a"), in: .root)
+        #expect(try due().isEmpty)
+        temporary.clock.advance(by: .seconds(-7200))
+        #expect(try due().map(\.path) == [path("a")])
+        // One that is changed after that has its delay as always.
+        _ = try c.create(file, named: name("b"), in: .root)
+        #expect(try due().map(\.path) == [path("a")])
+        #expect(try isSoon())
+        temporary.clock.advance(by: .seconds(61))
+        let items = try due()
+        #expect(items.map(\.path) == [path("b"), path("a")])
+        // The same for the next attempt after a failure.
+        for item in items {
+            let retry = Timestamp(nanoseconds: temporary.clock.calendar.nanoseconds + Duration.seconds(300).nanoseconds)
+            try c.failed(item.id, revision: item.revision, error: "no answer", retryAt: retry)
+        }
+        #expect(try due().isEmpty)
+        temporary.clock.advance(by: .seconds(-7200))
+        #expect(try due().count == 2)
+    }
 }
 
 extension InodeRecord {
