@@ -9,6 +9,8 @@ final class CacheAccounts: Sendable {
     let promised = Atomic<Int64>(0)
     /// Bytes that are being fetched.
     let incoming = Atomic<Int64>(0)
+    /// Bytes that will be fetched, one part after the other, because uploads need them.
+    let completing = Atomic<Int64>(0)
     let soft: Atomic<Int64>
     let hard: Atomic<Int64>
     /// What has to stay free on the disk.
@@ -31,7 +33,7 @@ final class CacheAccounts: Sendable {
     }
 
     /// What writers and read-ahead leave free above the floor, for those who wait for bytes from the store.
-    var spare: Int64 { min(8 << 20, floor.load(ordering: .relaxed) / 4) }
+    var spare: Int64 { min(8 << 20, floor.load(ordering: .relaxed) / 2) }
 
     /// A writer was given room.
     func promise(_ bytes: Int64) { promised.add(bytes, ordering: .relaxed) }
@@ -49,7 +51,9 @@ final class CacheAccounts: Sendable {
 
     var total: Int64 { max(0, used.load(ordering: .relaxed)) }
     /// What will come on top of ``total``, as far as that is known.
-    var outstanding: Int64 { promised.load(ordering: .relaxed) + incoming.load(ordering: .relaxed) }
+    var outstanding: Int64 { underWay + completing.load(ordering: .relaxed) }
+    /// The same without what no request was made for yet.
+    var underWay: Int64 { promised.load(ordering: .relaxed) + incoming.load(ordering: .relaxed) }
 }
 
 /// Space on the disk of a directory, in bytes.

@@ -84,6 +84,11 @@ extension CachedContent {
                 guard case .system(ENOSPC) = error, !hasMadeRoom else { throw error }
                 hasMadeRoom = true
                 cache.makeRoom(for: range.length)
+                if !cache.hasRoom(for: range.length) {
+                    hasMadeRoom = false
+                    try cache.waitForRoom(range.length)
+                    cache.accounts.endPromise(range.length)
+                }
                 continue
             }
             target.serve(satisfied)

@@ -108,7 +108,9 @@ extension CachedContent {
     /// Brings a range from the store; on a thread of the pool.
     func carryOut(_ fetch: Fetch) {
         guard fetch.begin() else { return }
-        guard cache.admit(fetch) else { return finish(fetch, nil) }
+        do throws(CacheError) {
+            guard try cache.admit(fetch) else { return finish(fetch, nil) }
+        } catch { return finish(fetch, error) }
         cache.statistics.add(.downloadsInFlight, 1)
         var error: CacheError?
         var isSecondAttempt = false

@@ -1,10 +1,15 @@
 import Catalog
+import Glibc
 package import StoreAPI
+import Synchronization
 import Threading
 
 extension CachedContent {
     /// A view of the content for an upload: what is here as ranges of the cache file, what is not as ranges of the
-    /// object on the store (in pieces that `capabilities` allow; what does not fit is fetched first, blocking).
+    /// object on the store (in pieces that `capabilities` allow; what does not fit is fetched first, blocking, or where
+    /// there is no room for it is left to the store to fetch).
+    ///
+    /// - Throws: ``CacheError/system(_:)`` with ENOSPC when bytes are needed for which the disk has no room.
     package func prepareUpload(_ capabilities: StoreCapabilities) throws(CacheError) -> UploadView {
         state.withLock { $0.holds += 1 }
         defer { update { $0.holds -= 1 } }
@@ -15,19 +20,35 @@ extension CachedContent {
                     capabilities.contains(.rangeCopy) && state.source?.version != nil
                     ? capabilities.rangeCopySizes : nil
                 let layout = UploadLayout(size: state.size, present: state.present, copySizes: copies)
-                guard layout.missing.isEmpty else { return .fetch(layout.missing) }
+                guard layout.missing.isEmpty else {
+                    return .fetch(layout.missing, mayLeave: copies != nil)
+                }
                 return .view(try makeView(of: layout, &state))
             }
             switch attempt {
             case .view(let view): return view
-            case .fetch(let ranges): for range in ranges { try fetch(range) }
+            case .fetch(let ranges, let mayLeave):
+                // Bytes of a file that is dirty stay until it is uploaded: all of them need room at once.
+                let length = ranges.reduce(0) { $0 + $1.length }
+                let hasRoom = cache.makeRoomIfNeeded(for: length)
+                if !hasRoom, mayLeave {
+                    return try state.withLock { (state: inout LiveState) throws(CacheError) -> UploadView in
+                        try saveChanges(&state)
+                        return try makeView(of: UploadLayout(size: state.size, leaving: state.present), &state)
+                    }
+                }
+                // Above the hard limit too, since what an upload needs must not wait for uploads; but not on a full disk.
+                guard hasRoom || cache.diskHasRoom(for: length) else { throw .system(ENOSPC) }
+                cache.accounts.completing.add(length, ordering: .relaxed)
+                defer { cache.accounts.completing.subtract(length, ordering: .relaxed) }
+                for range in ranges { try fetch(range) }
             }
         }
     }
 
     private enum UploadAttempt {
         case view(UploadView)
-        case fetch([Range<Int64>])
+        case fetch([Range<Int64>], mayLeave: Bool)
     }
 
     private func makeView(of layout: UploadLayout, _ state: inout LiveState) throws(CacheError) -> UploadView {
@@ -61,8 +82,7 @@ extension CachedContent {
         try endSync(failure, nameIsSynced: false)
     }
 
-    /// Brings what is missing of `range`, a part after the other, on this thread's time. Goes on above the hard
-    /// limit too: what an upload needs must not wait for uploads.
+    /// Brings what is missing of `range`, a part after the other, on this thread's time.
     private func fetch(_ range: Range<Int64>) throws(CacheError) {
         var position = range.lowerBound
         while true {
@@ -72,7 +92,6 @@ extension CachedContent {
             }
             guard let gap else { return }
             let part = gap.clamped(to: gap.lowerBound..<(gap.lowerBound + (64 << 20)))
-            cache.makeRoomIfNeeded(for: part.length)
             try waitForBytes(part, until: nil)
             position = part.upperBound
         }
@@ -129,6 +148,17 @@ struct UploadLayout: Equatable {
     var parts: [Part] = []
     /// What has to be fetched before that.
     var missing: [Range<Int64>] = []
+
+    /// All that is not here is left to the store: it copies what it can and fetches the rest.
+    init(size: Int64, leaving present: RangeSet) {
+        var position: Int64 = 0
+        for gap in present.gaps(in: 0..<size) {
+            if gap.lowerBound > position { parts.append(Part(range: position..<gap.lowerBound, isStored: false)) }
+            parts.append(Part(range: gap, isStored: true))
+            position = gap.upperBound
+        }
+        if position < size { parts.append(Part(range: position..<size, isStored: false)) }
+    }
 
     /// - Parameter copySizes: Smallest and largest range that the store copies; nil: it cannot. Where there is a
     ///   smallest one, it goes for the other parts too, but for the last: they are parts of the same upload.

@@ -54,7 +54,8 @@ extension ContentCache {
         try result.wait { $0 }!.get()
     }
 
-    func hasRoom(for bytes: Int64) -> Bool { missingRoom(for: bytes) <= 0 }
+    /// Whether a write of `bytes` would not have to wait.
+    package func hasRoom(for bytes: Int64) -> Bool { missingRoom(for: bytes) <= 0 }
 
     /// How much has to go before `bytes` more have room; 0 or less: nothing.
     private func missingRoom(for bytes: Int64) -> Int64 {
@@ -128,13 +129,30 @@ extension ContentCache {
         return missing <= 0 || evict(missing) >= missing
     }
 
-    /// Makes room for a fetch, and counts it.
-    /// - Returns: false: there is none, and it is not so urgent that it may go above the limit.
-    func admit(_ fetch: Fetch) -> Bool {
-        guard makeRoomIfNeeded(for: fetch.range.length) || fetch.isUrgent else { return false }
-        accounts.incoming.add(fetch.range.length, ordering: .relaxed)
+    /// Makes room for a fetch, and counts it. One that somebody waits for may go above the hard limit, and may use what
+    /// writers leave free on the disk. When even that is used up it waits, on this thread, as long as a reader does.
+    /// - Returns: false: nobody waits for it, and there is no room.
+    /// - Throws: ``CacheError/system(_:)`` with ENOSPC when an upload needs it: to wait would keep others from it.
+    func admit(_ fetch: Fetch) throws(CacheError) -> Bool {
+        let length = fetch.range.length
+        while !makeRoomIfNeeded(for: length) {
+            let wish = fetch.wish
+            guard wish != .none, !isShutDown else { return false }
+            if diskHasRoom(for: length) { break }
+            reportFullDisk()
+            guard wish == .reader else { throw .system(ENOSPC) }
+            wakeEvictor()
+            _ = awaited.wait(until: .now + .milliseconds(100)) { $0.isOver ? () : nil }
+        }
+        accounts.incoming.add(length, ordering: .relaxed)
         return true
     }
+
+    /// Whether `bytes` more leave the disk above its floor; whatever the limits of the cache say.
+    func diskHasRoom(for bytes: Int64) -> Bool { accounts.underWay + bytes <= freeAboveFloor() }
+
+    /// Whether there is room for `bytes` that come on top of the cache and go soon: the copy of a file.
+    package func hasRoomOnDisk(for bytes: Int64) -> Bool { diskHasRoom(for: bytes + accounts.spare) }
 
     func fetchIsOver(_ fetch: Fetch) {
         accounts.incoming.subtract(fetch.range.length, ordering: .relaxed)
@@ -163,7 +181,7 @@ extension ContentCache {
             guard excess() > 0 else { continue }
             // Only uploads help now.
             if freed < goal { pressure.withLock { $0 }?() }
-            reportFullDisk()
+            if accounts.waiting.load(ordering: .relaxed) > 0, freeAboveFloor() <= accounts.spare { reportFullDisk() }
             // What comes in meanwhile need not start one fruitless search after the other.
             let pause = MonotonicTime.now + .milliseconds(250)
             if freed == 0 {
@@ -186,15 +204,14 @@ extension ContentCache {
         return max(overSoft, overFloor, next > 0 ? missingRoom(for: enough(for: next)) : 0)
     }
 
-    /// Writers wait, and it is not for the limit of the cache.
+    /// Somebody waits, and it is not for the limit of the cache.
     private func reportFullDisk() {
-        guard accounts.waiting.load(ordering: .relaxed) > 0, freeAboveFloor() <= accounts.spare else { return }
         let needed = accounts.floor.load(ordering: .relaxed) + accounts.spare
         statistics.report(
             kind: StoreError.Code.noLocalSpace.rawValue,
-            message: "writers wait: less than \(needed / 1_000_000) MB are free on the disk that holds the cache, "
+            message: "programs wait: less than \(needed / 1_000_000) MB are free on the disk that holds the cache, "
                 + "and nothing in the cache can be given up before it is uploaded",
-            advice: "Free some space on the disk that holds the cache; nothing is lost, and writing goes on by itself.")
+            advice: "Free some space on the disk that holds the cache; nothing is lost, and they go on by themselves.")
     }
 
     private struct Victim {

@@ -28,8 +28,23 @@ final class Fetch: ReadSink, @unchecked Sendable {
         isProgressive = range.length > (isWhole ? 8 << 20 : 1 << 20)
     }
 
-    /// Whether somebody waits for it.
-    var isUrgent: Bool { content.state.withLock { _ in isDemanded } }
+    /// Who waits for it.
+    enum Wish {
+        /// Nobody: it is read ahead, or was given up.
+        case none
+        /// Somebody whose patience has an end.
+        case reader
+        case upload
+    }
+
+    var wish: Wish {
+        content.state.withLock { state in
+            guard !state.isDiscarded else { return .none }
+            let waiters = state.waiters.filter { $0.range.overlaps(range) }
+            if waiters.isEmpty { return .none }
+            return waiters.contains { $0.deadline != nil } ? .reader : .upload
+        }
+    }
 
     var isQueued: Bool { phase.load(ordering: .acquiring) == Phase.queued.rawValue }
 

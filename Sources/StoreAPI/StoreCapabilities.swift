@@ -48,7 +48,8 @@ public struct StoreCapabilities: Hashable, Sendable {
     public var longestPath: Int
     /// How many paths ``Store/delete(_:)`` takes in one request; 1 where the store has no bulk delete.
     public var deleteBatch: Int
-    /// Smallest and largest ``UploadBody/Segment/stored(path:version:range:)``, in bytes.
+    /// Smallest and largest ``UploadBody/Segment/stored(path:version:range:)`` that moves no bytes over the network, in
+    /// bytes. Others are taken too; the store fetches them, and sends them as a part of what is around them.
     public var rangeCopySizes: ClosedRange<Int64>
     /// The size from which an upload is made in parallel parts, in bytes; nil: always in one.
     public var multipartThreshold: Int64?

@@ -9,6 +9,8 @@ package protocol ContentProvider: Sendable {
     /// The catalog has been told that bytes of this inode are on the store.
     func contentWasUploaded(_ inode: InodeID)
     func onPressure(_ body: @escaping @Sendable () -> Void)
+    /// Whether a copy of so many bytes may lie beside the cache for a while.
+    func hasRoomOnDisk(for bytes: Int64) -> Bool
 }
 
 /// The content of one file while it is being uploaded or fetched. ``close()`` is called once.

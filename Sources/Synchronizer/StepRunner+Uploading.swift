@@ -38,7 +38,7 @@ extension StepRunner {
         guard memory.timesTorn(plan.placement.item) > 0, isOverdue(plan.placement.item) else {
             return try put(plan, view.body, view)
         }
-        guard view.size <= Self.largestSnapshot else {
+        guard view.size <= Self.largestSnapshot, contents.hasRoomOnDisk(for: view.size) else {
             let isLastResort = memory.timesTorn(plan.placement.item) >= Self.mostTorn
             return try put(plan, view.body, view, evenIfTorn: isLastResort)
         }

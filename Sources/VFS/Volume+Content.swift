@@ -88,21 +88,11 @@ extension Volume {
         _ handle: FileHandle, at offset: Int64, _ bytes: UnsafeRawBufferPointer, by caller: Caller,
         _ reply: @escaping FileSystem.Reply<Int>
     ) {
-        let count = bytes.count
-        do { try mayWrite(handle, at: offset, count: Int64(count), by: caller) } catch {
+        do { try mayWrite(handle, at: offset, count: Int64(bytes.count), by: caller) } catch {
             return reply(.failure(error))
         }
         let parcel = WriteParcel()
-        @Sendable func write(_ bytes: UnsafeRawBufferPointer, _ failure: CacheError?) {
-            answer(reply) { () throws(FileSystemError) in
-                try cached { () throws(CacheError) in
-                    if let failure { throw failure }
-                    try handle.content.write(bytes, at: offset)
-                }
-                return count
-            }
-        }
-        cache.reserve(Int64(count)) { failure in
+        cache.reserve(Int64(bytes.count)) { [self] failure in
             let waiting: [UInt8]? = parcel.state.withLock { state in
                 guard case .waiting(let copy) = state else {
                     state = .decided(failure)
@@ -110,7 +100,7 @@ extension Volume {
                 }
                 return copy
             }
-            waiting?.withUnsafeBytes { write($0, failure) }
+            waiting?.withUnsafeBytes { writeNow(handle, at: offset, $0, failure, reply) }
         }
         enum Step { case wait, write(CacheError?) }
         let step = parcel.state.withLock { state -> Step in
@@ -119,8 +109,31 @@ extension Volume {
             return .wait
         }
         switch step {
-        case .write(let failure): write(bytes, failure)
+        case .write(let failure): writeNow(handle, at: offset, bytes, failure, reply)
         case .wait: break
+        }
+    }
+
+    /// - Parameter failure: Why there is no room.
+    private func writeNow(
+        _ handle: FileHandle, at offset: Int64, _ bytes: UnsafeRawBufferPointer, _ failure: CacheError?,
+        _ reply: @escaping FileSystem.Reply<Int>
+    ) {
+        let count = bytes.count
+        do throws(CacheError) {
+            if let failure { throw failure }
+            try handle.content.write(bytes, at: offset)
+            reply(.success(count))
+        } catch {
+            // Others have filled the disk since there was room. That is no reason to fail: as any other writer in a full
+            // cache this one waits.
+            guard case .system(ENOSPC) = error, !cache.hasRoom(for: Int64(count)) else {
+                return reply(.failure(FileSystemError(error)))
+            }
+            let copy = Array(bytes)
+            cache.reserve(Int64(count)) { [self] failure in
+                copy.withUnsafeBytes { writeNow(handle, at: offset, $0, failure, reply) }
+            }
         }
     }
 

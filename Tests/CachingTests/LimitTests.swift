@@ -244,6 +244,58 @@ private let mebibyte: Int64 = 1 << 20
         rig.cache.charge(-(48 << 20))
     }
 
+    @Test("an upload for which the cache has no room leaves what is missing to a store that can copy")
+    func uploadWithoutRoom() throws {
+        let rig = try Rig(soft: mebibyte, hard: mebibyte)
+        rig.store.state.withLock {
+            $0.capabilities = StoreCapabilities([.rangedRead, .rangeCopy], rangeCopySizes: 2 * mebibyte...Int64.max)
+        }
+        rig.addObject(3, size: 8 * mebibyte)
+        let content = try rig.open(3)
+        defer { content.close() }
+        var expected = FakeStore.bytes(0..<8 * mebibyte)
+        for index in 0..<8 {
+            let offset = index << 20 + 12_345
+            try content.write([7, 7, 7], at: Int64(offset))
+            expected.replaceSubrange(offset..<offset + 3, with: [7, 7, 7])
+        }
+        let view = try content.prepareUpload(rig.store.capabilities)
+        defer { view.end() }
+        #expect(rig.store.requests.isEmpty)
+        #expect(rig.cache.accounts.total == 24)
+        #expect(try rig.bytes(of: view) == expected)
+    }
+
+    @Test("on a full disk a reader waits for its bytes no longer than its time, an upload does not wait at all")
+    func fetchesOnFullDisk() throws {
+        let rig = try Rig(floor: Int64.max / 4)
+        rig.addObject(3, size: mebibyte)
+        let content = try rig.open(3)
+        defer { content.close() }
+        rig.cache.setReadDeadline(.milliseconds(300))
+        #expect {
+            _ = try content.bytes(at: 0, count: 10)
+        } throws: {
+            if case .timedOut = $0 as? CacheError { true } else { false }
+        }
+        try content.write([1], at: 5)
+        #expect {
+            _ = try content.prepareUpload(rig.store.capabilities)
+        } throws: {
+            if case .system(ENOSPC) = $0 as? CacheError { true } else { false }
+        }
+        #expect(rig.store.requests.isEmpty)
+        #expect(rig.cache.accounts.outstanding == 0)
+        rig.cache.setReadDeadline(.seconds(60))
+        let answers = Answers<Bool>()
+        content.read(at: 6, count: 2, pattern: ReadPattern()) { result in
+            answers.add((try? result.get()).map { Array($0) } == FakeStore.bytes(6..<8))
+        }
+        #expect(answers.all.isEmpty)
+        rig.cache.setLimits(CacheLimits(soft: 1 << 40, hard: 1 << 41, freeSpaceFloor: 0))
+        #expect(answers.wait(for: 1) == [true])
+    }
+
     @Test("free space below the floor counts as full")
     func freeSpace() throws {
         let rig = try Rig(floor: Int64.max / 4)
@@ -296,11 +348,13 @@ private let mebibyte: Int64 = 1 << 20
         #expect(try content.bytes(at: 5 * mebibyte, count: Int(mebibyte)) == piece)
         let again = try rig.open(3)
         defer { again.close() }
+        rig.cache.setReadDeadline(.milliseconds(300))
         let answers = Answers<Bool>()
         again.read(at: 0, count: Int(mebibyte), pattern: ReadPattern()) { result in
-            if case .failure(.system(ENOSPC)) = result { answers.add(true) } else { answers.add(false) }
+            if case .failure(.timedOut) = result { answers.add(true) } else { answers.add(false) }
         }
         #expect(answers.wait(for: 1) == [true])
+        #expect(rig.statistics.snapshot().errors.contains { $0.message.contains("free on the disk") })
     }
 
     @Test("a file of 4 GiB is read and written with little memory and within the limits")

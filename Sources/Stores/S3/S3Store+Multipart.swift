@@ -7,6 +7,8 @@ import Threading
 extension S3Store {
     /// Parts of one object that are under way at once.
     private static let partsAtOnce = 6
+    /// Parts with bytes of stored objects in them, of all uploads together: these are put together in memory.
+    private static let mixedPartsAtOnce = 4
 
     /// What is needed to take up an upload again.
     private struct Checkpoint: Codable {
@@ -174,6 +176,15 @@ extension S3Store {
 
     private func sendPart(_ upload: Upload, _ index: Int) throws(StoreError) -> String {
         let part = upload.plan.parts[index]
+        let isMixed = !upload.plan.isLocal(part)
+        if isMixed {
+            _ = mixedParts.wait { count -> Void? in
+                guard count < Self.mixedPartsAtOnce else { return nil }
+                count += 1
+                return ()
+            }
+        }
+        defer { if isMixed { mixedParts.update { $0 -= 1 } } }
         let body = try fetchingStored(UploadBody(part.pieces.map { upload.plan.segment($0) }))
         let digest = try Digest.md5(body)
         var call = partCall(upload, index)

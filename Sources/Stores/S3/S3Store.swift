@@ -26,6 +26,8 @@ package final class S3Store: StoreBackend {
     let session: HTTPSession
     private let credentials: AWSCredentialChain?
     let state: Lock<State>
+    /// How many parts are being put together in memory.
+    let mixedParts = Monitor(0)
     /// Objects that a listing has found to have the key of a directory.
     let shadowed = Lock<Set<StorePath>>([])
 

@@ -1,0 +1,158 @@
+"""What the cache may take: its limits, the free space of its disk, and disks that are full or cannot be written."""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import threading
+import time
+
+import pytest
+from harness import run
+from rigs.processes import wait_until
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture
+def disk(folder):
+    """`disk(megabytes)`: an empty ext4 of its own, unmounted after the test."""
+    if os.getuid() != 0 or not shutil.which("mkfs.ext4"):
+        pytest.skip("a disk of its own needs root and mkfs.ext4")
+    made = []
+
+    def make(megabytes):
+        image, point = folder / f"disk{len(made)}.img", folder / f"disk{len(made)}"
+        with open(image, "wb") as file:
+            file.truncate(megabytes * MEGABYTE)
+        run("mkfs.ext4", "-q", "-m", "0", image)
+        point.mkdir()
+        done = run("mount", "-o", "loop", image, point, check=False)
+        if done.returncode:
+            pytest.skip(f"a loop device is needed: {done.stderr}")
+        made.append(point)
+        return point
+
+    yield make
+    for point in made:
+        run("umount", "-l", point, check=False)
+
+
+def space(path):
+    """Size and free bytes of a disk."""
+    status = os.statvfs(path)
+    return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+
+
+@contextlib.contextmanager
+def watched(path):
+    """Looks at the free space of a disk all the time; gives a list with the least that there was."""
+    least = [space(path)[1]]
+    over = threading.Event()
+
+    def watch():
+        while not over.wait(0.005):
+            least[0] = min(least[0], space(path)[1])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield least
+    finally:
+        over.set()
+        thread.join()
+
+
+def digest(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.limit(400)
+def test_free_space_stays_above_its_floor_under_a_mixed_load(radosgw, mounts, network, disk):
+    """A twentieth of a small disk stays free, whatever the limits of the cache say: writers wait, nobody fails."""
+    point = disk(160)
+    floor = space(point)[0] // 20
+    cold = {f"cold{index}": os.urandom(12 << 20) for index in range(3)}
+    for name, content in cold.items():
+        radosgw.write(name, content)
+    patched = bytearray(os.urandom(48 << 20))
+    radosgw.write("patched", bytes(patched))
+    store, net = network(radosgw, mbit=400)
+    mount = mounts(store, cache_dir=point / "cache", cache=0, cache_size=1000, hard_cache_size_limit=2000).start()
+    rng = random.Random(7)
+    expected = {}
+
+    def write_large(name):
+        piece = rng.randbytes(1 << 20)
+        content = b"".join(bytes([index]) + piece[1:] for index in range(60))
+        with open(mount.data / name, "wb", buffering=0) as file:
+            for start in range(0, len(content), 1 << 20):
+                file.write(content[start:start + (1 << 20)])
+        expected[name] = digest(content)
+
+    def write_small(number):
+        for index in range(150):
+            content = os.urandom(rng.randrange(40_000))
+            (mount.data / f"small{number}-{index}").write_bytes(content)
+            expected[f"small{number}-{index}"] = digest(content)
+
+    def append(name):
+        whole = b""
+        for index in range(40):
+            piece = os.urandom(200_000)
+            with open(mount.data / name, "ab") as file:
+                file.write(piece)
+            whole += piece
+        expected[name] = digest(whole)
+
+    def patch():
+        with open(mount.data / "patched", "r+b", buffering=0) as file:
+            for _ in range(60):
+                offset, piece = rng.randrange(len(patched) - 5000), rng.randbytes(5000)
+                patched[offset:offset + 5000] = piece
+                file.seek(offset)
+                file.write(piece)
+        expected["patched"] = digest(patched)
+
+    def read_cold(name):
+        for _ in range(2):
+            assert digest((mount.data / name).read_bytes()) == digest(cold[name])
+
+    with watched(point) as least, concurrent.futures.ThreadPoolExecutor(12) as pool:
+        jobs = [pool.submit(write_large, "large0"), pool.submit(write_large, "large1"), pool.submit(write_small, 0),
+                pool.submit(write_small, 1), pool.submit(append, "log"), pool.submit(patch),
+                *(pool.submit(read_cold, name) for name in cold)]
+        for job in jobs:
+            job.result(timeout=300)
+        mount.sync()
+    found = {name: digest(radosgw.read(name)) for name in expected}
+    assert found == expected
+    assert least[0] >= floor, f"{least[0] / MEGABYTE:.2f} MB were free, {floor / MEGABYTE:.2f} MB have to stay"
+    mount.stop()
+
+
+@pytest.mark.limit(200)
+def test_when_others_fill_the_disk_writers_wait_and_go_on_when_there_is_space(local, mounts, disk):
+    point = disk(100)
+    mount = mounts(local, cache_dir=point / "cache", cache=3600, cache_size=1000).start()
+    before = os.urandom(2 << 20)
+    (mount.data / "before").write_bytes(before)
+    filler = point / "filler"
+    with open(filler, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, space(point)[1] - 2 * MEGABYTE)
+    content = os.urandom(20 << 20)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writing = pool.submit((mount.data / "after").write_bytes, content)
+        # What is here is read as ever, and somebody is told what is the matter.
+        wait_until(lambda: "free on the disk" in (mount.stats / "errors").read_text(), 60, "the error in stats/errors")
+        assert (mount.data / "before").read_bytes() == before
+        time.sleep(0.5)
+        assert not writing.done(), "the disk is full, and nothing was uploaded that could go"
+        filler.unlink()
+        writing.result(timeout=100)
+    mount.sync()
+    assert local.read("before") == before
+    assert local.read("after") == content
+    mount.stop()
