@@ -32,8 +32,9 @@ final class CacheAccounts: Sendable {
         floor.store(limits.freeSpaceFloor ?? usual, ordering: .relaxed)
     }
 
-    /// What writers and read-ahead leave free above the floor, for those who wait for bytes from the store.
-    var spare: Int64 { min(8 << 20, floor.load(ordering: .relaxed) / 2) }
+    /// What writers and read-ahead leave free above the floor. Half of it is for those who wait for bytes from the
+    /// store; the other half is for what nobody counts: the catalog and the disk's own tables.
+    var spare: Int64 { min(16 << 20, floor.load(ordering: .relaxed)) }
 
     /// A writer was given room.
     func promise(_ bytes: Int64) { promised.add(bytes, ordering: .relaxed) }

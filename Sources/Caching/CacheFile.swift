@@ -38,7 +38,9 @@ final class CacheFile: Sendable {
     }
 
     /// Fills `buffer` from `offset` on; what lies behind the end of the file is zero.
-    func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int64) throws(CacheError) {
+    /// - Returns: Whether all of it lay before the end.
+    @discardableResult
+    func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int64) throws(CacheError) -> Bool {
         var done = 0
         while done < buffer.count {
             let got = pread(descriptor, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done)
@@ -48,10 +50,11 @@ final class CacheFile: Sendable {
             }
             if got == 0 {
                 memset(buffer.baseAddress! + done, 0, buffer.count - done)
-                return
+                return false
             }
             done += got
         }
+        return true
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws(CacheError) {

@@ -226,8 +226,7 @@ extension CachedContent {
             do throws(CacheError) {
                 satisfied = try take(bytes, at: offset, by: fetch)
             } catch {
-                guard case .system(ENOSPC) = error else { throw error }
-                cache.makeRoom(for: Int64(bytes.count))
+                guard cache.mayHelp(after: error, needing: Int64(bytes.count)) else { throw error }
                 satisfied = try take(bytes, at: offset, by: fetch)
             }
             serve(satisfied)

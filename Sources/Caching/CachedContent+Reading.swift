@@ -19,6 +19,13 @@ extension CachedContent {
         at offset: Int64, count: Int, pattern: ReadPattern,
         _ reply: @escaping @Sendable (Result<UnsafeRawBufferPointer, CacheError>) -> Void
     ) {
+        read(at: offset, count: count, pattern: pattern, isRepeated: false, reply)
+    }
+
+    private func read(
+        at offset: Int64, count: Int, pattern: ReadPattern, isRepeated: Bool,
+        _ reply: @escaping @Sendable (Result<UnsafeRawBufferPointer, CacheError>) -> Void
+    ) {
         var work = FetchPlan()
         let outcome: Result<Outcome, CacheError> = state.withLock { state in
             let range = self.range(at: offset, count: count, in: state)
@@ -42,7 +49,9 @@ extension CachedContent {
         case .success(.hit(let file, let range, let turn)):
             cache.statistics.add(.cacheHits)
             give(range, of: file, turn, reply)
-        case .failure(let error): reply(.failure(error))
+        case .failure(let error):
+            guard !isRepeated, cache.mayHelp(after: error, needing: 0) else { return reply(.failure(error)) }
+            read(at: offset, count: count, pattern: pattern, isRepeated: true, reply)
         }
     }
 
@@ -88,14 +97,18 @@ extension CachedContent {
     /// Reads outside of the lock: what is registered in `turn` is not taken away meanwhile.
     private func give(
         _ range: Range<Int64>, of file: CacheFile, _ turn: Int,
-        _ reply: (Result<UnsafeRawBufferPointer, CacheError>) -> Void
+        _ reply: @escaping @Sendable (Result<UnsafeRawBufferPointer, CacheError>) -> Void
     ) {
         let buffer = ThreadBuffer.bytes(Int(range.length))
         var failure: CacheError?
-        do throws(CacheError) { try file.read(into: buffer, at: range.lowerBound) } catch { failure = error }
+        var isWhole = true
+        do throws(CacheError) { isWhole = try file.read(into: buffer, at: range.lowerBound) } catch { failure = error }
         if state.withLock({ $0.leave(turn) }) { state.update { _ in } }
         if let failure {
             reply(.failure(failure))
+        } else if !isWhole, state.withLock({ $0.size }) >= range.upperBound {
+            guard recoverCutFile() else { return reply(.failure(.system(EIO))) }
+            read(for: Waiter(range: range, deadline: cache.readDeadline, completion: .read(reply)))
         } else {
             cache.statistics.add(.bytesRead, range.length)
             reply(.success(UnsafeRawBufferPointer(buffer)))

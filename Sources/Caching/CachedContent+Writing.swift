@@ -42,7 +42,7 @@ extension CachedContent {
                 return
             }
             // In the catalog before the bytes go: after a crash the file must not show zeros where bytes were cut.
-            let file = try existingFile(&state)
+            let file = try existingFile(&state, upTo: size)
             var present = state.savable
             present.remove(size..<Int64.max)
             state.generation = try save(present, size: size, &state)
@@ -117,7 +117,7 @@ extension CachedContent {
         cache.charge(state.insertHole(range))
     }
 
-    /// Runs a change under the lock; should the disk be full, again when room was made. Then answers those whose
+    /// Runs a change under the lock; should the disk be full or too many files be open, again when that was helped. Then answers those whose
     /// wait it has ended.
     func change(
         needing bytes: Int64, _ body: (inout LiveState, inout [Waiter]) throws(CacheError) -> Void
@@ -132,8 +132,7 @@ extension CachedContent {
         do throws(CacheError) {
             try attempt()
         } catch {
-            guard case .system(ENOSPC) = error else { throw error }
-            cache.makeRoom(for: bytes)
+            guard cache.mayHelp(after: error, needing: bytes) else { throw error }
             try attempt()
         }
         if !satisfied.isEmpty { serve(satisfied) }

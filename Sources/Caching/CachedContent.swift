@@ -1,5 +1,6 @@
 package import Catalog
 import Glibc
+import Statistics
 import StoreAPI
 package import Threading
 
@@ -83,24 +84,21 @@ package final class CachedContent: Sendable {
 
     /// The cache file, opened when there is one. What the record says of it is put right by what it is. Call it
     /// with the lock held.
-    func existingFile(_ state: inout LiveState) throws(CacheError) -> CacheFile? {
+    ///
+    /// - Parameter end: What lies behind it is not needed any more.
+    func existingFile(_ state: inout LiveState, upTo end: Int64 = .max) throws(CacheError) -> CacheFile? {
         if let file = state.file { return file }
         guard state.fileMayExist, let file = try CacheFile.open(path, creating: false, count: cache.descriptors)
         else {
+            try loseBytes(behind: 0, upTo: end, &state)
             state.fileMayExist = false
-            // Somebody deleted it. Clean bytes come again from the store; dirty ones are lost, and must not be zeros.
-            if !state.present.isEmpty, state.size > 0 {
-                guard state.source != nil, !state.isDirty else { throw .system(EIO) }
-                lose(0..<Int64.max, &state)
-            }
             return nil
         }
         let length = try file.size()
         if length > state.size {
             try file.truncate(to: state.size)
-        } else if length < state.present.ranges.last?.upperBound ?? 0, state.source != nil, !state.isDirty {
-            // The power was lost before these bytes were on the disk.
-            lose(length..<Int64.max, &state)
+        } else {
+            try loseBytes(behind: length, upTo: end, &state)
         }
         state.file = file
         // Nobody knows whether it was made durable after it was made.
@@ -109,8 +107,37 @@ package final class CachedContent: Sendable {
         return file
     }
 
-    private func lose(_ range: Range<Int64>, _ state: inout LiveState) {
-        cache.charge(-state.remove(range))
+    /// The cache file has only `length` bytes: somebody deleted it or cut it off, or the power was lost before the rest
+    /// was on the disk. Clean bytes come again from the store.
+    ///
+    /// - Throws: EIO when bytes are lost that nobody else has: they must not be read as zeros, nor sent to the store.
+    private func loseBytes(behind length: Int64, upTo end: Int64, _ state: inout LiveState) throws(CacheError) {
+        let lost = state.present.intersection(min(length, state.size)..<state.size)
+        guard !lost.isEmpty else { return }
+        if state.source != nil, !state.isDirty {
+            cache.charge(-state.remove(length..<Int64.max))
+        } else if lost[0].lowerBound < end {
+            cache.statistics.report(
+                kind: "cacheFile",
+                message: "the cache file '\(path)' was deleted or cut off at \(length) bytes: what was not uploaded of "
+                    + "it is lost",
+                advice: "stats/notuploaded lists the file that it belongs to. Put the cache file back, or write the "
+                    + "file anew, or delete it; what the store has of it stays until then.")
+            throw .system(EIO)
+        }
+    }
+
+    /// Somebody cut the cache file off while it was open.
+    ///
+    /// - Returns: Whether all that is lost can come from the store.
+    func recoverCutFile() -> Bool {
+        state.withLock { state in
+            do throws(CacheError) {
+                guard let file = state.file else { return true }
+                try loseBytes(behind: file.size(), upTo: .max, &state)
+                return true
+            } catch { return false }
+        }
     }
 
     /// Closes the descriptor if nobody uses it. - Returns: whether it was open and is closed.

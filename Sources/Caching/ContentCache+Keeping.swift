@@ -118,8 +118,13 @@ extension ContentCache {
 
     private func closeIdleFiles() {
         keeping.withLock { $0.hasTooManyFiles = false }
+        closeIdleFiles(downTo: descriptorLimit * 3 / 4)
+    }
+
+    /// Closes cache files that nobody is reading from, until no more than `count` are open.
+    func closeIdleFiles(downTo count: Int) {
         for content in table.withLock({ Array($0.contents.values) }) {
-            guard descriptors.open.load(ordering: .relaxed) > descriptorLimit * 3 / 4 else { return }
+            guard descriptors.open.load(ordering: .relaxed) > count else { return }
             _ = content.closeIdleFile()
         }
     }

@@ -17,10 +17,7 @@ extension ContentCache {
     /// eviction have made room, on another thread. With an error when the cache is shut down first. The room is held
     /// until the write that it was asked for has been done or has failed: each call is followed by one.
     package func reserve(_ bytes: Int64, _ ready: @escaping @Sendable (CacheError?) -> Void) {
-        if accounts.waiting.load(ordering: .relaxed) == 0, hasRoom(for: enough(for: bytes)) {
-            accounts.promise(bytes)
-            return ready(nil)
-        }
+        if takeRoom(bytes, ifThereIs: enough(for: bytes)) { return ready(nil) }
         // Seen before the end of the cache, or it is the one who parks that sees the end.
         let isParked = parked.withLock { parked in
             guard !isShutDown else { return false }
@@ -37,10 +34,16 @@ extension ContentCache {
     }
 
     /// - Returns: Whether there was room for all, and nobody who waits for it.
-    func reserveAtOnce(_ bytes: Int64) -> Bool {
-        guard accounts.waiting.load(ordering: .relaxed) == 0, hasRoom(for: bytes) else { return false }
-        accounts.promise(bytes)
-        return true
+    func reserveAtOnce(_ bytes: Int64) -> Bool { takeRoom(bytes, ifThereIs: bytes) }
+
+    private func takeRoom(_ bytes: Int64, ifThereIs needed: Int64) -> Bool {
+        guard accounts.waiting.load(ordering: .relaxed) == 0 else { return false }
+        // One at a time, so that no two take the same room.
+        return admission.withLock { _ in
+            guard hasRoom(for: needed) else { return false }
+            accounts.promise(bytes)
+            return true
+        }
     }
 
     /// How much has to be free for a writer to go on. One who wants much must not wait for a cache that is empty: some
@@ -116,6 +119,17 @@ extension ContentCache {
     /// Set once, by the synchronizer: asked to upload at once because writers wait.
     package func onPressure(_ body: @escaping @Sendable () -> Void) { pressure.withLock { $0 = body } }
 
+    /// Does what there is to do about an error of a system call on a cache file.
+    /// - Returns: Whether it is worth another attempt.
+    func mayHelp(after error: CacheError, needing bytes: Int64) -> Bool {
+        switch error {
+        case .system(ENOSPC): makeRoom(for: bytes)
+        case .system(EMFILE), .system(ENFILE): closeIdleFiles(downTo: 0)
+        default: return false
+        }
+        return true
+    }
+
     /// Evicts at once what `bytes` more need, as far as that is possible: the disk is full.
     func makeRoom(for bytes: Int64) {
         _ = evict(max(bytes, 8 << 20))
@@ -135,21 +149,28 @@ extension ContentCache {
     /// - Throws: ``CacheError/system(_:)`` with ENOSPC when an upload needs it: to wait would keep others from it.
     func admit(_ fetch: Fetch) throws(CacheError) -> Bool {
         let length = fetch.range.length
-        while !makeRoomIfNeeded(for: length) {
+        func isAdmitted(_ hasRoom: () -> Bool) -> Bool {
+            admission.withLock { _ in
+                guard hasRoom() else { return false }
+                accounts.incoming.add(length, ordering: .relaxed)
+                return true
+            }
+        }
+        while true {
+            makeRoomIfNeeded(for: length)
+            if isAdmitted({ hasRoom(for: length) }) { return true }
             let wish = fetch.wish
             guard wish != .none, !isShutDown else { return false }
-            if diskHasRoom(for: length) { break }
+            if isAdmitted({ diskHasRoom(for: length) }) { return true }
             reportFullDisk()
             guard wish == .reader else { throw .system(ENOSPC) }
             wakeEvictor()
             _ = awaited.wait(until: .now + .milliseconds(100)) { $0.isOver ? () : nil }
         }
-        accounts.incoming.add(length, ordering: .relaxed)
-        return true
     }
 
     /// Whether `bytes` more leave the disk above its floor; whatever the limits of the cache say.
-    func diskHasRoom(for bytes: Int64) -> Bool { accounts.underWay + bytes <= freeAboveFloor() }
+    func diskHasRoom(for bytes: Int64) -> Bool { accounts.underWay + bytes + accounts.spare / 2 <= freeAboveFloor() }
 
     /// Whether there is room for `bytes` that come on top of the cache and go soon: the copy of a file.
     package func hasRoomOnDisk(for bytes: Int64) -> Bool { diskHasRoom(for: bytes + accounts.spare) }
@@ -279,8 +300,13 @@ extension ContentCache {
     func takeParked(all: Bool) -> [ParkedWriter] {
         var served: [ParkedWriter] = []
         parked.withLock { parked in
-            while let next = parked.first, all || hasRoom(for: enough(for: next.bytes)) {
-                if !all { accounts.promise(next.bytes) }
+            while let next = parked.first {
+                let isServed = admission.withLock { _ in
+                    guard !all, hasRoom(for: enough(for: next.bytes)) else { return all }
+                    accounts.promise(next.bytes)
+                    return true
+                }
+                guard isServed else { break }
                 served.append(next)
                 parked.pop()
             }

@@ -30,6 +30,8 @@ package final class ContentCache: Sendable {
     let table = Lock(Table())
     /// Held by whoever evicts, one at a time.
     let eviction = Lock(())
+    /// Held while it is decided whether there is room, and the room is taken.
+    let admission = Lock(())
     private let storeInUse: Lock<any Store>
     let deadline = Atomic<Int64>(Duration.seconds(60).nanoseconds)
     private let hasEnded = Atomic<Bool>(false)
@@ -231,7 +233,10 @@ package final class ContentCache: Sendable {
     func synchronizeDirectory(of inode: InodeID) throws(CacheError) {
         let path = path(of: inode)
         for directory in [String(path[..<path.lastIndex(of: "/")!]), folder] {
-            let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+            var descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+            if descriptor < 0, mayHelp(after: .system(errno), needing: 0) {
+                descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+            }
             guard descriptor >= 0 else { throw .system(errno) }
             defer { Glibc.close(descriptor) }
             guard fsync(descriptor) == 0 else { throw .system(errno) }

@@ -1,5 +1,6 @@
 import Catalog
 import Glibc
+import Statistics
 import StoreAPI
 import Testing
 import Threading
@@ -219,6 +220,45 @@ private let block: Int64 = 128 << 10
         dirty = try rig.open(4)
         defer { dirty.close() }
         #expect(throws: CacheError.self) { try dirty.bytes(at: 0, count: 1) }
+        #expect(rig.statistics.snapshot().errors.contains { $0.message.contains(rig.path(4)) })
+        // Whoever writes it anew needs none of what was lost.
+        try dirty.truncate(to: 0)
+        try dirty.write([5], at: 0)
+        #expect(try dirty.bytes(at: 0, count: 1) == [5])
+    }
+
+    @Test(
+        "a cache file that somebody cut off is fetched again when clean, and an error when not",
+        arguments: [true, false])
+    func cutFile(isOpen: Bool) throws {
+        let rig = try Rig()
+        rig.addObject(3, size: 2 * block)
+        rig.addEmpty(4)
+        for inode in [3, 4] as [UInt64] {
+            let content = try rig.open(inode)
+            if inode == 3 { try content.fetchAll() } else { try content.write([1, 2, 3], at: 0) }
+            try content.save()
+            content.close()
+        }
+        try rig.restart(afterCrash: false)
+        let content = try rig.open(3)
+        defer { content.close() }
+        let dirty = try rig.open(4)
+        defer { dirty.close() }
+        if isOpen {
+            #expect(try content.bytes(at: block, count: 5) == FakeStore.bytes(block..<block + 5))
+            #expect(try dirty.bytes(at: 0, count: 3) == [1, 2, 3])
+        }
+        #expect(truncate(rig.path(3), 100) == 0)
+        #expect(truncate(rig.path(4), 1) == 0)
+        #expect(try content.bytes(at: block, count: 5) == FakeStore.bytes(block..<block + 5))
+        #expect {
+            _ = try dirty.bytes(at: 0, count: 3)
+        } throws: {
+            if case .system(EIO) = $0 as? CacheError { true } else { false }
+        }
+        #expect(rig.statistics.snapshot().errors.contains { $0.message.contains(rig.path(4)) })
+        if !isOpen { #expect(throws: CacheError.self) { try dirty.prepareUpload(rig.store.capabilities) } }
     }
 
     @Test("what is clean and was fetched is known after a restart, and not fetched again")

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import random
+import resource
 import shutil
 import threading
 import time
@@ -155,4 +156,26 @@ def test_when_others_fill_the_disk_writers_wait_and_go_on_when_there_is_space(lo
     mount.sync()
     assert local.read("before") == before
     assert local.read("after") == content
+    mount.stop()
+
+
+def test_more_files_can_be_open_than_the_daemon_may_open_itself(local, mounts):
+    mount = mounts(local, cache=3600).start()
+    limit = 96
+    for pid in mount.pids():
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+    names = [f"f{index}" for index in range(3 * limit)]
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(open(mount.data / name, "w+b", buffering=0)) for name in names}
+        for name, file in files.items():
+            file.write(name.encode())
+        for name, file in files.items():
+            os.fsync(file)
+            file.seek(0)
+            assert file.read() == name.encode()
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            assert file.read() == name.encode()
+    mount.sync()
+    assert all(local.read(name) == name.encode() for name in names)
     mount.stop()
