@@ -120,7 +120,7 @@ extension CachedContent {
                 error = transfer(fetch, range, from: source)
                 if case .store(let failure) = error, !isSecondAttempt {
                     isSecondAttempt = true
-                    if try isWorthRepeating(failure, source) { continue }
+                    if try isWorthRepeating(fetch, failure, source) { continue }
                 }
             } catch let failure { error = failure }
             break
@@ -151,17 +151,23 @@ extension CachedContent {
     }
 
     /// Whether to ask once more: the bytes were damaged, or the object has another place now.
-    private func isWorthRepeating(_ failure: StoreError, _ source: ContentSource) throws(CacheError) -> Bool {
+    private func isWorthRepeating(_ fetch: Fetch, _ failure: StoreError, _ source: ContentSource) throws(CacheError)
+        -> Bool
+    {
         switch failure.code {
         case .corrupted: return true
         case .notFound, .preconditionFailed:
-            // A move on the store may be done there and not yet noted here: a moment tells.
-            for _ in 0..<5 {
+            var attempts = 0
+            while true {
+                let isBeingUploaded = state.withLock { !$0.views.isEmpty }
                 if let current = try currentSource(), current != source { return true }
-                if failure.code == .preconditionFailed || cache.isShutDown { break }
+                attempts += 1
+                // What replaced it may be an upload of this content, and a move on the store may be done there, both
+                // not yet noted here: a moment tells. An upload is over with its view, and noted before.
+                let mayBeOurs = isBeingUploaded ? fetch.wish != .none : failure.code == .notFound && attempts < 5
+                guard mayBeOurs, !cache.isShutDown else { return false }
                 usleep(50_000)
             }
-            return false
         default: return false
         }
     }

@@ -113,6 +113,33 @@ private let block: Int64 = 128 << 10
         #expect(content.cachedBytes == 64 << 20)
     }
 
+    @Test("what an upload has just replaced on the store is read from the new object, when that is known")
+    func replacedByUpload() throws {
+        let rig = try Rig()
+        rig.store.state.withLock {
+            $0.capabilities = StoreCapabilities([.rangedRead, .rangeCopy], rangeCopySizes: 1...Int64.max)
+        }
+        rig.addObject(3, size: 8 << 20)
+        let content = try rig.open(3)
+        defer { content.close() }
+        try content.write([1, 2, 3], at: 0)
+        let view = try content.prepareUpload(rig.store.capabilities)
+        let bytes = try rig.bytes(of: view)
+        rig.store.set("o3", bytes, version: "v2")
+        let answers = Answers<[UInt8]?>()
+        content.read(at: 4 << 20, count: 5, pattern: ReadPattern()) { result in
+            answers.add((try? result.get()).map { Array($0) })
+        }
+        #expect(rig.store.awaitRequests(1))
+        #expect(answers.all.isEmpty)
+        rig.index.uploaded(
+            InodeID(3), generation: view.generation,
+            source: ContentSource(path: StorePath("o3")!, version: Version("v2"), size: 8 << 20))
+        rig.cache.contentWasUploaded(InodeID(3))
+        view.end()
+        #expect(answers.wait(for: 1) == [FakeStore.bytes(4 << 20..<4 << 20 + 5)])
+    }
+
     @Test("sequential reading is kept ahead of, in parallel, up to the end and not behind it")
     func readAhead() throws {
         let rig = try Rig()
