@@ -108,7 +108,12 @@ extension ContentCache {
 
     /// Something has happened after which there may be more room, or more to evict: waiting writers and eviction that
     /// found nothing go on. For contents see ``CachedContent/update(_:)``.
-    func roomMayBeFound() { evicting.update { $0.hasHope = true } }
+    func roomMayBeFound() {
+        evicting.update {
+            $0.hasHope = true
+            $0.isFruitless = false
+        }
+    }
 
     /// The synchronizer has told the catalog that the content is on the store (or where it is now).
     package func contentWasUploaded(_ inode: InodeID) {
@@ -156,6 +161,7 @@ extension ContentCache {
                 return true
             }
         }
+        keepSoftLimit(length)
         while true {
             makeRoomIfNeeded(for: length)
             if isAdmitted({ hasRoom(for: length) }) { return true }
@@ -169,6 +175,14 @@ extension ContentCache {
         }
     }
 
+    /// Evicts on the time of one who fetches where the thread that evicts does not keep up.
+    private func keepSoftLimit(_ length: Int64) {
+        let soft = accounts.soft.load(ordering: .relaxed)
+        let over = accounts.total + accounts.underWay + length - soft
+        guard over > soft / 50, !evicting.withLock({ $0.isFruitless }) else { return }
+        if evict(over) == 0 { evicting.withLock { $0.isFruitless = true } }
+    }
+
     /// Whether `bytes` more leave the disk above its floor; whatever the limits of the cache say.
     func diskHasRoom(for bytes: Int64) -> Bool { accounts.underWay + bytes + accounts.spare / 2 <= freeAboveFloor() }
 
@@ -177,6 +191,7 @@ extension ContentCache {
 
     func fetchIsOver(_ fetch: Fetch) {
         accounts.incoming.subtract(fetch.range.length, ordering: .relaxed)
+        evicting.withLock { $0.isFruitless = false }
         if accounts.waiting.load(ordering: .relaxed) > 0 { roomMayBeFound() }
     }
 

@@ -55,6 +55,8 @@ package final class ContentCache: Sendable {
         var isNeeded = false
         /// Something happened that may help where eviction could not.
         var hasHope = false
+        /// A search has found nothing, and nothing has happened since.
+        var isFruitless = false
         var isOver = false
     }
     /// Writers who wait for room, in their order.
