@@ -31,6 +31,7 @@ package struct AttributeDefaults: Hashable, Sendable {
 package final class Catalog: Sendable {
     private let tables: Lock<Tables?>
     private let log: Int32
+    private let faultHandler = Lock<(@Sendable (CatalogError) -> Void)?>(nil)
     let clock: any Clock
 
     /// Opens the catalog at `path`, or makes it, and brings it to the newest format.
@@ -59,6 +60,14 @@ package final class Catalog: Sendable {
 
     deinit { Glibc.close(log) }
 
+    /// Has `body` told of each call that fails because of the disk or the database, on the caller's thread. Once.
+    package func onFault(_ body: @escaping @Sendable (CatalogError) -> Void) { faultHandler.withLock { $0 = body } }
+
+    private func tell(_ error: CatalogError) {
+        guard error.code == .damaged || error.code == .noSpace else { return }
+        faultHandler.withLock { $0 }?(error)
+    }
+
     /// Ends the use of the catalog; later calls throw. What was written stays as it is.
     package func close() { tables.withLock { $0 = nil } }
 
@@ -66,8 +75,10 @@ package final class Catalog: Sendable {
     package func makeDurable() throws(CatalogError) {
         // Commits write to the log in order; what a commit needs that was checkpointed before is synced by SQLite.
         guard fdatasync(log) == 0 else {
-            throw CatalogError(
+            let error = CatalogError(
                 errno == ENOSPC ? .noSpace : .damaged, "the catalog's log: \(String(cString: strerror(errno)))")
+            tell(error)
+            throw error
         }
     }
 
@@ -87,9 +98,18 @@ package final class Catalog: Sendable {
     package func setDefaults(_ defaults: AttributeDefaults) { tables.withLock { $0?.defaults = defaults } }
 
     func read<Result>(_ body: (Tables) throws(CatalogError) -> Result) throws(CatalogError) -> Result {
-        try tables.withLock { (tables: inout Tables?) throws(CatalogError) -> Result in
-            guard let tables else { throw CatalogError(.damaged, "the catalog is closed") }
-            return try body(tables)
+        var isOpen = true
+        do throws(CatalogError) {
+            return try tables.withLock { (tables: inout Tables?) throws(CatalogError) -> Result in
+                guard let tables else {
+                    isOpen = false
+                    throw CatalogError(.damaged, "the catalog is closed")
+                }
+                return try body(tables)
+            }
+        } catch {
+            if isOpen { tell(error) }
+            throw error
         }
     }
 

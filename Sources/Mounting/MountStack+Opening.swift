@@ -11,7 +11,15 @@ extension MountStack {
     private static let identityNote = "identity"
 
     static func openCatalog(_ path: String, _ surroundings: Surroundings) throws(MountError) -> Catalog {
-        do { return try Catalog(path: path, clock: surroundings.clock) } catch {
+        do {
+            let catalog = try Catalog(path: path, clock: surroundings.clock)
+            catalog.onFault { [statistics = surroundings.statistics] error in
+                statistics.report(
+                    kind: "catalog", message: error.message,
+                    advice: "Check the disk that holds the catalog: it has to be writable and have free space.")
+            }
+            return catalog
+        } catch {
             switch error.code {
             case .tooNew:
                 throw MountError(

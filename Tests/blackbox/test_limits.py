@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import os
 import random
@@ -178,4 +179,66 @@ def test_more_files_can_be_open_than_the_daemon_may_open_itself(local, mounts):
             assert file.read() == name.encode()
     mount.sync()
     assert all(local.read(name) == name.encode() for name in names)
+    mount.stop()
+
+
+@pytest.mark.limit(200)
+def test_the_soft_limit_holds_while_much_is_read(radosgw, mounts):
+    """What is clean goes as fast as more comes: the cache is never more than a twentieth above its size."""
+    soft = 60 * MEGABYTE
+    contents = {f"f{index}": os.urandom(12 << 20) for index in range(24)}
+    for name, content in contents.items():
+        radosgw.write(name, content)
+    mount = mounts(radosgw, cache_size=soft // MEGABYTE, hard_cache_size_limit=600).start()
+    most = [0]
+    over = threading.Event()
+
+    def watch():
+        while not over.wait(0.01):
+            used = sum(path.stat().st_blocks * 512 for path in mount.cache.rglob("*/content/*/*") if path.exists())
+            most[0] = max(most[0], used)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            for name, found in pool.map(lambda name: (name, digest((mount.data / name).read_bytes())), contents):
+                assert found == digest(contents[name])
+    finally:
+        over.set()
+        watcher.join()
+    assert most[0] > soft / 2, "the test looks at the wrong files"
+    assert most[0] <= soft * 1.05, f"{most[0] / MEGABYTE:.1f} MB at most"
+    mount.stop()
+
+
+@pytest.mark.limit(200)
+def test_a_disk_that_cannot_be_written_any_more_loses_nothing_that_was_flushed(local, mounts, disk):
+    """After an error a disk turns read-only. What is there is read; the rest fails with an error that says so."""
+    point = disk(100)
+    mount = mounts(local, cache_dir=point / "cache", cache=3600).start()
+    kept = {f"kept{index}": os.urandom(300_000) for index in range(5)}
+    for name, content in kept.items():
+        with open(mount.data / name, "wb", buffering=0) as file:
+            file.write(content)
+            os.fsync(file.fileno())
+    run("mount", "-o", "remount,abort", point)
+    for name, content in kept.items():
+        assert (mount.data / name).read_bytes() == content
+    with pytest.raises(OSError) as failure:
+        with open(mount.data / "new", "wb", buffering=0) as file:
+            file.write(b"x" * 1000)
+            os.fsync(file.fileno())
+    assert failure.value.errno in (errno.EROFS, errno.EIO), failure.value
+    errors = (mount.stats / "errors").read_text()
+    assert "disk" in errors, errors
+    mount.kill()
+    image = point.with_suffix(".img")
+    run("umount", point)
+    assert run("fsck.ext4", "-p", "-f", image, check=False).returncode in (0, 1)
+    run("mount", "-o", "loop", image, point)
+    mount.start()
+    mount.sync()
+    for name, content in kept.items():
+        assert local.read(name) == content
     mount.stop()
