@@ -25,6 +25,9 @@ package enum CacheError: Error, Sendable {
     case catalog(CatalogError)
     /// A system call on a cache file failed, with this errno.
     case system(Int32)
+    /// Bytes that were written are not in the cache file any more, and on no store: the power failed before they were
+    /// flushed, or somebody deleted the file.
+    case lost
     /// The bytes did not come within the time that a reader waits.
     case timedOut
     case shutDown

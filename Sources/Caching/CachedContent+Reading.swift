@@ -107,7 +107,7 @@ extension CachedContent {
         if let failure {
             reply(.failure(failure))
         } else if !isWhole, state.withLock({ $0.size }) >= range.upperBound {
-            guard recoverCutFile() else { return reply(.failure(.system(EIO))) }
+            guard recoverCutFile() else { return reply(.failure(.lost)) }
             read(for: Waiter(range: range, deadline: cache.readDeadline, completion: .read(reply)))
         } else {
             cache.statistics.add(.bytesRead, range.length)

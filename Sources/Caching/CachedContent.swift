@@ -110,7 +110,8 @@ package final class CachedContent: Sendable {
     /// The cache file has only `length` bytes: somebody deleted it or cut it off, or the power was lost before the rest
     /// was on the disk. Clean bytes come again from the store.
     ///
-    /// - Throws: EIO when bytes are lost that nobody else has: they must not be read as zeros, nor sent to the store.
+    /// - Throws: `.lost` when bytes are lost that nobody else has: they must not be read as zeros, nor sent to the
+    ///   store.
     private func loseBytes(behind length: Int64, upTo end: Int64, _ state: inout LiveState) throws(CacheError) {
         let lost = state.present.intersection(min(length, state.size)..<state.size)
         guard !lost.isEmpty else { return }
@@ -123,7 +124,7 @@ package final class CachedContent: Sendable {
                     + "it is lost",
                 advice: "stats/notuploaded lists the file that it belongs to. Put the cache file back, or write the "
                     + "file anew, or delete it; what the store has of it stays until then.")
-            throw .system(EIO)
+            throw .lost
         }
     }
 

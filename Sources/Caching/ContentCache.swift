@@ -96,6 +96,10 @@ package final class ContentCache: Sendable {
                     "the cache directory '\(directory)' cannot be made: \(reason)")
             }
         }
+        // The names in it are synced with the files that they are for; its own name once, here.
+        do { try Self.synchronize(directory: folder) } catch {
+            throw StoreError(.internal, "the cache directory '\(folder)' cannot be brought to the disk: \(error)")
+        }
         var limit = rlimit()
         getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
         descriptorLimit = Int(min(max(limit.rlim_cur / 2, 16), 65536))
@@ -235,14 +239,18 @@ package final class ContentCache: Sendable {
     func synchronizeDirectory(of inode: InodeID) throws(CacheError) {
         let path = path(of: inode)
         for directory in [String(path[..<path.lastIndex(of: "/")!]), folder] {
-            var descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-            if descriptor < 0, mayHelp(after: .system(errno), needing: 0) {
-                descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+            do { try Self.synchronize(directory: directory) } catch {
+                guard mayHelp(after: error, needing: 0) else { throw error }
+                try Self.synchronize(directory: directory)
             }
-            guard descriptor >= 0 else { throw .system(errno) }
-            defer { Glibc.close(descriptor) }
-            guard fsync(descriptor) == 0 else { throw .system(errno) }
         }
+    }
+
+    private static func synchronize(directory: String) throws(CacheError) {
+        let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .system(errno) }
+        defer { Glibc.close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw .system(errno) }
     }
 
     /// An error of work that nobody waits for.
@@ -252,6 +260,7 @@ package final class ContentCache: Sendable {
         case .store(let error): reason = error.message
         case .catalog(let error): reason = error.message
         case .system(let number): reason = String(cString: strerror(number))
+        case .lost: reason = "bytes that were written are not in the cache any more"
         case .timedOut: reason = "the store did not answer in time"
         case .shutDown: return
         }

@@ -88,6 +88,7 @@ extension Tables {
         return Attributes(
             mode: record.mode, uid: record.uid, gid: record.gid, accessed: record.accessed, modified: record.modified,
             changed: record.changed, device: record.device == 0 ? nil : record.device,
-            extended: extended?.isEmpty == true ? nil : extended)
+            // Also when there are none: the last one may have been removed.
+            extended: extended)
     }
 }

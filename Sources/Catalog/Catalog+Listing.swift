@@ -47,6 +47,8 @@ extension Catalog {
         try write { tables throws(CatalogError) in
             var changes: [NamespaceChange] = []
             for object in try tables.unseenObjects(in: listing) {
+                // What a worker is just moving is neither here nor there.
+                if let name = object.name, tables.worker(at: object.parent, name) != nil { continue }
                 try tables.objectVanished(object, from: listing.directory, &changes)
             }
             try tables.database.run(
@@ -139,7 +141,7 @@ extension Tables {
     fileprivate func contradicts(_ entry: ListEntry, _ listing: ListingPlan) throws(CatalogError) -> Bool {
         let earliest = listing.number - Self.longestLag
         guard let object = try object(entry.name, below: listing.object) else {
-            return departures[Departure(parent: listing.object, name: entry.name)].map { $0 > earliest } ?? false
+            return departures[Place(parent: listing.object, name: entry.name)].map { $0 > earliest } ?? false
         }
         guard object.written > earliest, !object.isDirectory || entry.metadata.kind != .directory else { return false }
         return object.isDirectory != (entry.metadata.kind == .directory) || !sameVersion(object, entry.metadata)
@@ -168,10 +170,11 @@ extension Tables {
         let metadata = entry.metadata
         let local = try self.entry(entry.name, in: listing.directory)
         let pending = local == nil ? nil : try pendingRow(entry.name, in: listing.directory)
+        let isOurWork = !isDefinite && worker(at: listing.object, entry.name) != nil
         guard let object = try object(entry.name, below: listing.object) else {
             if let local {
                 // Made here and there. What a worker is just putting there is ours.
-                if let pending, underWay.contains(pending), !isDefinite { return }
+                if isOurWork { return }
                 if local.kind == .directory, metadata.kind == .directory {
                     _ = try insertObject(entry, below: listing, inode: nil)
                 } else {
@@ -180,7 +183,8 @@ extension Tables {
                     if pending == nil { try mark(entry.name, in: listing.directory) }
                 }
             } else {
-                let departure = departures[Departure(parent: listing.object, name: entry.name)]
+                let departure = departures[Place(parent: listing.object, name: entry.name)]
+                if isOurWork { return }
                 if let departure, !isDefinite, departure >= listing.number - listingLag { return }
                 try insertForeign(entry, listing, object: nil, &changes)
             }
@@ -193,7 +197,7 @@ extension Tables {
         if isSame { return }
         // A listing begun before our own write ended shows what was there before it.
         if !isDefinite, object.written > listing.number - listingLag { return }
-        if let pending, underWay.contains(pending), !isDefinite { return }
+        if isOurWork { return }
         try objectChanged(object, entry, listing, local, isDefinite: isDefinite, &changes)
     }
 
@@ -308,7 +312,7 @@ extension Tables {
         return keepsAny
     }
 
-    private func forgetObjects(below object: Int64) throws(CatalogError) {
+    func forgetObjects(below object: Int64) throws(CatalogError) {
         let children = try database.all("SELECT id, directory FROM object WHERE parent = ?", .int(object)) {
             ($0.int(0), $0.bool(1))
         }
@@ -361,6 +365,10 @@ extension Tables {
         let object: Int64
         if let known { object = known } else { object = try insertObject(entry, below: listing, inode: inode) }
         if known != nil {
+            // Files that were moved away from here and not copied on the store yet have lost their bytes there.
+            try database.run(
+                "UPDATE inode SET object = -1 WHERE object = ? AND kind != ?", .int(object),
+                .int(Int64(FileKind.directory.rawValue)))
             try database.run(
                 "UPDATE object SET inode = ?, content_generation = 0, attribute_generation = 0, foreign_version = 0 WHERE id = ?",
                 .int(inode.row), .int(object))

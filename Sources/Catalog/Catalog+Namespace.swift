@@ -27,6 +27,15 @@ extension Catalog {
         }
     }
 
+    /// All names of an inode.
+    package func names(of inode: InodeID) throws(CatalogError) -> [(parent: InodeID, name: FileName)] {
+        try read { tables throws(CatalogError) in
+            try tables.database.all("SELECT parent, name FROM entry WHERE inode = ?", .int(inode.row)) {
+                row throws(CatalogError) in (InodeID(UInt64(row.int(0))), try tables.fileName(row.blob(1)))
+            }
+        }
+    }
+
     /// The directory that holds `directory`; nil for the root and for one that was removed.
     package func parent(of directory: InodeID) throws(CatalogError) -> InodeID? {
         try read { tables throws(CatalogError) in try tables.parent(of: directory)?.parent }

@@ -22,7 +22,7 @@ extension Catalog {
 
     package func attributesWereSet(_ plan: AttributesPlan, to metadata: Metadata) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.underWay.remove(plan.item.value)
+            tables.underWay[plan.item.value] = nil
             guard let object = try tables.object(plan.object) else { return }
             if !object.isDirectory { try tables.updateObject(plan.object, metadata) }
             try tables.database.run(
@@ -39,7 +39,7 @@ extension Catalog {
 
     package func directoryWasMade(_ plan: DirectoryPlan) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.underWay.remove(plan.item.value)
+            tables.underWay[plan.item.value] = nil
             guard try tables.object(plan.parentObject) != nil else { return }
             let object: Int64
             if let known = try tables.object(plan.name, below: plan.parentObject) {
@@ -75,7 +75,7 @@ extension Catalog {
     /// - Parameter metadata: of a file: what lies at its new place.
     package func moved(_ plan: MovePlan, as metadata: Metadata?) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.underWay.remove(plan.item.value)
+            tables.underWay[plan.item.value] = nil
             guard let moved = try tables.object(plan.object) else { return }
             tables.noteDeparture(of: moved)
             try tables.causing(plan.item.value) { () throws(CatalogError) in
@@ -102,7 +102,7 @@ extension Catalog {
     package func deleted(_ plans: [DeletePlan]) throws(CatalogError) {
         try write { tables throws(CatalogError) in
             for plan in plans {
-                tables.underWay.remove(plan.item.value)
+                tables.underWay[plan.item.value] = nil
                 if let object = try tables.object(plan.object) {
                     tables.noteDeparture(of: object)
                     try tables.deleteObject(plan.object)
@@ -120,9 +120,14 @@ extension Catalog {
     {
         try write { tables throws(CatalogError) in
             guard let object = try tables.object(plan.object) else { return [] }
-            try tables.database.run(
-                "UPDATE object SET foreign_version = 0, inode = NULL WHERE id = ? AND version IS ?", .int(plan.object),
-                SQLValue(plan.version?.text))
+            if plan.isDirectory {
+                try tables.forgetObjects(below: plan.object)
+                try tables.deleteObject(plan.object)
+            } else {
+                try tables.database.run(
+                    "UPDATE object SET foreign_version = 0, inode = NULL WHERE id = ? AND version IS ?",
+                    .int(plan.object), SQLValue(plan.version?.text))
+            }
             var changes: [NamespaceChange] = []
             let listing = ListingPlan(
                 directory: plan.directory, path: plan.keepPath, object: object.parent, number: tables.now)
@@ -135,7 +140,7 @@ extension Catalog {
 
 extension Tables {
     fileprivate func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
-        underWay.remove(placement.item.value)
+        underWay[placement.item.value] = nil
         // The directory may have been listed away meanwhile; then the next listing finds the object.
         guard try object(placement.parentObject) != nil else { return }
         try database.run(

@@ -15,10 +15,17 @@ extension Catalog {
             let step = try tables.causing(row.id) { () throws(CatalogError) in try planner.step() }
             switch step {
             case .done:
-                tables.underWay.remove(row.id)
+                tables.underWay[row.id] = nil
                 try tables.database.run("DELETE FROM pending WHERE id = ?", .int(row.id))
-            case .upload, .copy, .move, .createDirectory, .setAttributes: tables.underWay.insert(row.id)
-            case .delete, .keepConflict, .list, .fetch, .blocked: tables.underWay.remove(row.id)
+            case .upload(let plan): tables.underWay[row.id] = [.init(plan.placement)]
+            case .copy(let plan): tables.underWay[row.id] = [.init(plan.placement)]
+            case .createDirectory(let plan):
+                tables.underWay[row.id] = [.init(parent: plan.parentObject, name: plan.name)]
+            case .setAttributes(let plan): tables.underWay[row.id] = try tables.places(of: plan.object)
+            case .move(let plan):
+                tables.underWay[row.id] =
+                    try tables.places(of: plan.object) + [.init(parent: plan.parentObject, name: plan.name)]
+            case .delete, .keepConflict, .list, .fetch, .blocked: tables.underWay[row.id] = nil
             }
             return step
         }
@@ -94,6 +101,10 @@ private struct Planner {
 
     private func deletion(of id: Int64) throws(CatalogError) -> SyncStep {
         guard let object = try tables.object(id), let name = object.name else { return .done }
+        // What is being put there is not what was to be deleted: then it is found out anew.
+        if let worker = tables.worker(at: object.parent, name), worker != row.id {
+            return .blocked(by: PendingID(worker))
+        }
         let holder = try tables.directory(at: object.parent)
         if let holder, let entry = try tables.entry(name, in: holder),
             entry.kind == .directory ? object.isDirectory : !object.isDirectory
@@ -114,12 +125,17 @@ private struct Planner {
                 return .blocked(by: nil)
             }
         } else if let needy = try inodeThatNeeds(object, but: nil) {
-            // A directory that has to go may lie where the bytes belong, and wait for this.
-            if try isBehindDirectory(needy) { return .fetch(needy) }
+            // A directory that has to go may lie where the bytes belong, and wait for this. And a file without a name
+            // goes nowhere: it is open, for who knows how long, and keeps its bytes here.
+            let isNameless = try tables.parent(of: needy) == nil
+            let isBehind = try isBehindDirectory(needy)
+            if isNameless || isBehind { return .fetch(needy) }
             return .blocked(by: try rowOfFile(needy))
         }
         return .delete(
-            DeletePlan(item: item, revision: row.revision, path: try tables.path(ofObject: id), object: id))
+            DeletePlan(
+                item: item, revision: row.revision, path: try tables.path(ofObject: id), object: id,
+                version: object.isDirectory ? nil : object.version))
     }
 
     /// The file, other than `inode`, whose bytes are only in this object.
@@ -139,16 +155,29 @@ private struct Planner {
 
     /// A file with several names has an object for each: another one with the same bytes becomes its source.
     private func hasOtherSource(_ inode: InodeID, than object: Int64) throws(CatalogError) -> Bool {
-        let other = try tables.database.first(
+        let others = try tables.database.all(
             """
-            SELECT o.id, o.version, o.size_bytes FROM object o JOIN inode i ON i.id = o.inode
+            SELECT o.id, o.version, o.size_bytes, o.parent, o.name FROM object o JOIN inode i ON i.id = o.inode
             WHERE o.inode = ? AND o.id != ? AND o.content_generation = i.content_generation AND foreign_version = 0
                 AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.object = o.id)
             """, .int(inode.row), .int(object)
-        ) { (id: $0.int(0), version: $0.text(1).map { Version($0) }, size: $0.int(2)) }
-        guard let other else { return false }
-        try tables.setSource(of: inode, object: other.id, version: other.version, size: other.size)
-        return true
+        ) { row throws(CatalogError) in
+            (
+                id: row.int(0), version: row.text(1).map { Version($0) }, size: row.int(2), parent: row.int(3),
+                name: try tables.fileName(row.blob(4))
+            )
+        }
+        // One that lies where the file has no name (any more) may be about to be replaced.
+        for other in others {
+            // One that lies where the file has no name (any more) may be about to be replaced.
+            guard tables.worker(at: other.parent, other.name) == nil,
+                let holder = try tables.directory(at: other.parent),
+                try tables.entry(other.name, in: holder)?.id == inode
+            else { continue }
+            try tables.setSource(of: inode, object: other.id, version: other.version, size: other.size)
+            return true
+        }
+        return false
     }
 
     /// Whether a directory lies on the store where the file belongs.
@@ -165,7 +194,9 @@ private struct Planner {
     // still lies at the place of a new one, both share it until the entries of the other one have left.
 
     private func directory(_ inode: InodeRecord, _ slot: Slot) throws(CatalogError) -> SyncStep {
-        if let object = slot.object, !object.isDirectory { return try clear(object, for: inode.id) }
+        if let object = slot.object, !object.isDirectory {
+            return object.foreign != 0 ? try keepConflict(slot, object) : try clear(object, for: inode.id)
+        }
         guard let own = try tables.place(of: inode.id) else {
             guard let object = slot.object else { return try makeDirectory(inode, slot) }
             try adopt(object, by: inode.id)
@@ -213,7 +244,7 @@ private struct Planner {
             return .move(
                 MovePlan(
                     item: item, revision: row.revision, inode: inode.id, isDirectory: true, source: source,
-                    target: slot.path, object: own, parentObject: slot.place, name: slot.name))
+                    version: nil, target: slot.path, object: own, parentObject: slot.place, name: slot.name))
         }
         // Entry by entry. All of them have to be known.
         let isListed = try tables.database.first("SELECT listed_ns FROM inode WHERE id = ?", .int(inode.id.row)) {
@@ -245,7 +276,9 @@ private struct Planner {
         let generations = try tables.generations(of: inode.id)
         let isDirty = try tables.isDirty(inode.id) || inode.kind != .file
         if let object = slot.object {
-            if object.isDirectory { return try clear(object, for: inode.id) }
+            if object.isDirectory {
+                return object.foreign != 0 ? try keepConflict(slot, object) : try clear(object, for: inode.id)
+            }
             let isInPlace =
                 object.inode == inode.id && object.contentGeneration == generations.content && object.foreign == 0
             if isInPlace {
@@ -263,7 +296,7 @@ private struct Planner {
                 }
                 return try upload(inode, slot, generations, .ifAbsent)
             }
-            if let needy = try inodeThatNeeds(object, but: inode.id), (try tables.inode(needy)?.links ?? 0) > 0 {
+            if let needy = try inodeThatNeeds(object, but: inode.id) {
                 let other = try rowOfFile(needy)
                 let isCircle = try circle(from: needy, to: inode.id)
                 if other == nil || isCircle { return .fetch(needy) }
@@ -273,10 +306,14 @@ private struct Planner {
         let condition: WriteCondition =
             slot.object.map { $0.version.map { .ifVersion($0) } ?? .always } ?? .ifAbsent
         let source = try tables.place(of: inode.id)
-        if !isDirty || (inode.kind != .file && source != nil), let source, source != -1,
-            let object = try tables.object(source), object.id != slot.object?.id
-        {
-            return try bring(inode, object, slot, generations, condition)
+        if !isDirty || (inode.kind != .file && source != nil), let source {
+            if let object = try tables.object(source), object.id != slot.object?.id,
+                try tables.sourceVersion(of: inode.id) == object.version
+            {
+                return try bring(inode, object, slot, generations, condition)
+            }
+            // Somebody else has replaced what it was made of: what is here of it is all that there is.
+            if inode.kind == .file, slot.object?.id != source { return .fetch(inode.id) }
         }
         return try upload(inode, slot, generations, condition)
     }
@@ -292,7 +329,8 @@ private struct Planner {
             return .move(
                 MovePlan(
                     item: item, revision: row.revision, inode: inode.id, isDirectory: false, source: source,
-                    target: slot.path, object: object.id, parentObject: slot.place, name: slot.name))
+                    version: object.version, target: slot.path, object: object.id, parentObject: slot.place,
+                    name: slot.name))
         }
         if tables.capabilities.contains(.serverSideCopy) {
             return .copy(
@@ -382,6 +420,7 @@ private struct Planner {
         return .keepConflict(
             ConflictPlan(
                 item: item, revision: row.revision, path: slot.path, version: object.version, directory: slot.parent,
-                object: object.id, keepAs: name, keepPath: parentPath.appending(name)))
+                object: object.id, isDirectory: object.isDirectory, keepAs: name,
+                keepPath: parentPath.appending(name)))
     }
 }

@@ -369,6 +369,8 @@ package struct MovePlan: Sendable {
     package var inode: InodeID
     package var isDirectory: Bool
     package var source: StorePath
+    /// Of a file: what is to be moved. Another version is somebody else's. nil: a directory, or not known.
+    package var version: Version?
     package var target: StorePath
     package var object: Int64
     package var parentObject: Int64
@@ -380,6 +382,8 @@ package struct DeletePlan: Sendable {
     package var revision: Int64
     package var path: StorePath
     package var object: Int64
+    /// Of a file: what is to be deleted. Another version is somebody else's. nil: a directory, or not known.
+    package var version: Version?
 }
 
 package struct ConflictPlan: Sendable {
@@ -389,6 +393,8 @@ package struct ConflictPlan: Sendable {
     package var version: Version?
     package var directory: InodeID
     package var object: Int64
+    /// Whether others have put a directory where a file of ours belongs.
+    package var isDirectory: Bool
     package var keepAs: FileName
     package var keepPath: StorePath
 }

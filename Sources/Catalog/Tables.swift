@@ -8,18 +8,27 @@ final class Tables {
     var capabilities = StoreCapabilities([])
     var defaults = AttributeDefaults()
     var totals = ContentTotals(cachedBytes: 0, dirtyBytes: 0, dirtyFiles: 0)
-    /// Rows of the journal that a worker is carrying out: what a listing shows at their places may be their work.
-    var underWay: Set<Int64> = []
+    /// Rows of the journal that a worker is carrying out, and the places on the store that this changes: what a listing
+    /// shows there may be its work. By place, since the row may go, and the name here change, while the worker works.
+    var underWay: [Int64: [Place]] = [:]
     /// Times and urgency of the row whose work brings about new rows; nil: a user's change does. See ``causing(_:_:)``.
     var cause: (since: Int64, changed: Int64, isExpedited: Bool)?
 
     /// When names were taken from the store by this program, by the object above and the name: a listing that was
     /// begun before may still show them. In memory: no listing outlasts the process.
-    var departures: [Departure: Int64] = [:]
+    var departures: [Place: Int64] = [:]
 
-    struct Departure: Hashable {
+    /// A name below an object.
+    struct Place: Hashable {
         var parent: Int64
         var name: FileName
+
+        init(parent: Int64, name: FileName) {
+            self.parent = parent
+            self.name = name
+        }
+
+        init(_ placement: Placement) { self.init(parent: placement.parentObject, name: placement.entryName) }
     }
 
     init(_ database: Database, _ clock: any Clock) {
@@ -347,6 +356,13 @@ final class Tables {
         try database.run("UPDATE inode SET object = ? WHERE id = ?", SQLValue(object), .int(inode.row))
     }
 
+    /// The version of its object that has a file's bytes.
+    func sourceVersion(of inode: InodeID) throws(CatalogError) -> Version? {
+        try database.first("SELECT source_version FROM inode WHERE id = ?", .int(inode.row)) {
+            $0.text(0).map { Version($0) }
+        } ?? nil
+    }
+
     /// Makes the object the place of a file's bytes.
     func setSource(of inode: InodeID, object: Int64, version: Version?, size: Int64) throws(CatalogError) {
         try database.run(
@@ -364,6 +380,17 @@ final class Tables {
         try unmarkDeletion(of: id)
     }
 
+    func places(of object: Int64) throws(CatalogError) -> [Place] {
+        guard let object = try self.object(object), let name = object.name else { return [] }
+        return [Place(parent: object.parent, name: name)]
+    }
+
+    /// The row whose work is changing what lies at a place; nil: nobody does.
+    func worker(at parent: Int64, _ name: FileName) -> Int64? {
+        let place = Place(parent: parent, name: name)
+        return underWay.first { $0.value.contains(place) }?.key
+    }
+
     /// This program has taken the object away from its name on the store.
     func noteDeparture(of object: ObjectRow) {
         guard let name = object.name else { return }
@@ -372,7 +399,7 @@ final class Tables {
             // No request takes that long.
             departures = departures.filter { $0.value > now - 600_000_000_000 }
         }
-        departures[Departure(parent: object.parent, name: name)] = now
+        departures[Place(parent: object.parent, name: name)] = now
     }
 
     /// The directory whose entries lie below the object.

@@ -46,11 +46,11 @@ package func writeAll(_ bytes: some Sequence<UInt8>, to descriptor: Int32) -> In
 /// A line on standard error.
 package func complain(_ message: String) { writeAll((message + "\n").utf8, to: 2) }
 
-/// Makes a directory and its parents, each with `mode` if it is new.
+/// Makes a directory and its parents, each with `mode` if it is new. New ones survive a loss of power.
 ///
 /// - Returns: 0, or the errno of what failed.
 func makeDirectories(_ path: String, mode: mode_t) -> Int32 {
-    if mkdir(path, mode) == 0 { return 0 }
+    if mkdir(path, mode) == 0 { return synchronizeParent(of: path) }
     switch errno {
     case EEXIST:
         var status = stat()
@@ -60,9 +60,20 @@ func makeDirectories(_ path: String, mode: mode_t) -> Int32 {
         guard let slash = path.lastIndex(of: "/"), slash != path.startIndex else { return ENOENT }
         let error = makeDirectories(String(path[..<slash]), mode: mode)
         guard error == 0 else { return error }
-        return mkdir(path, mode) == 0 || errno == EEXIST ? 0 : errno
+        if mkdir(path, mode) == 0 { return synchronizeParent(of: path) }
+        return errno == EEXIST ? 0 : errno
     default: return errno
     }
+}
+
+/// Brings the name of a new directory to the disk. Where that is not possible (a parent that may not be read), the
+/// directory is as good as any.
+private func synchronizeParent(of path: String) -> Int32 {
+    let parent = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+    let descriptor = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else { return errno == EACCES ? 0 : errno }
+    defer { close(descriptor) }
+    return fsync(descriptor) == 0 || errno == EINVAL ? 0 : errno
 }
 
 /// When a process was started, in clock ticks since boot: with its number it names a process for good.

@@ -38,6 +38,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         case certificateRejected
         /// No space on a disk of this machine.
         case noLocalSpace
+        /// Bytes that were written on this machine are not in its cache any more, and nowhere else.
+        case contentLost
         /// An answer that makes no sense, or a fault of this program.
         case `internal`
     }
@@ -70,7 +72,7 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         case .throttled, .timedOut, .unavailable, .corrupted, .internal, .noLocalSpace: true
         case .notFound, .storeNotFound, .alreadyExists, .notADirectory, .isADirectory, .directoryNotEmpty,
             .preconditionFailed, .accessDenied, .authenticationFailed, .quotaExceeded, .tooLarge, .invalidName,
-            .invalidArgument, .unsupported, .cancelled, .readOnly, .certificateRejected:
+            .invalidArgument, .unsupported, .cancelled, .readOnly, .certificateRejected, .contentLost:
             false
         }
     }

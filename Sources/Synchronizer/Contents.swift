@@ -59,6 +59,7 @@ extension StoreError {
             self.init(
                 number == ENOSPC || number == EDQUOT ? .noLocalSpace : .internal,
                 "the cached content of inode \(inode) cannot be used: \(reason)")
+        case .lost: self.init(.contentLost, "bytes that were written are not in the cache any more (inode \(inode))")
         case .timedOut: self.init(.timedOut, "the missing bytes of inode \(inode) did not come from the store in time")
         case .shutDown: self.init(.cancelled, "the cache is being shut down")
         }

@@ -28,7 +28,7 @@ extension StoreError.Code {
         case .notFound, .alreadyExists, .directoryNotEmpty, .preconditionFailed: .retry
         case .corrupted, .internal, .noLocalSpace: .retry
         case .notADirectory, .isADirectory, .accessDenied, .quotaExceeded, .tooLarge, .invalidName, .invalidArgument,
-            .unsupported, .readOnly:
+            .unsupported, .readOnly, .contentLost:
             .park
         }
     }
@@ -48,6 +48,9 @@ extension StoreError.Code {
             "Somebody else changes the same files on the store. It is tried again; look at stats/conflicts."
         case .corrupted: "It is sent again. If it happens often, check the network and this machine's memory."
         case .internal: "It is tried again. If it stays, report it with the log."
+        case .contentLost:
+            "It was not flushed (fsync) before the power failed, or somebody deleted files of the cache. "
+                + "Write the file again under another name, or remove it."
         case .noLocalSpace: "Free some space on the disk that holds the cache."
         case .notADirectory, .isADirectory:
             "A file and a directory have the same name on the store and here: rename one of them."

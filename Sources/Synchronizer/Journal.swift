@@ -28,6 +28,8 @@ package protocol Journal: Sendable {
     func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
     func foundOnStore(_ metadata: Metadata?, at path: StorePath) throws(CatalogError) -> [NamespaceChange]
     func saveCheckpoint(_ state: String?, for item: PendingID) throws(CatalogError)
+    /// The worker that ``plan(_:)`` has sent is back, whatever came of it.
+    func stepEnded(_ item: PendingID) throws(CatalogError)
     func failed(_ item: PendingID, revision: Int64, error: String, retryAt: Timestamp?) throws(CatalogError)
 
     func beginListing(of directory: InodeID) throws(CatalogError) -> ListingPlan?

@@ -8,13 +8,13 @@ extension StepRunner {
     func keepConflict(_ plan: ConflictPlan) throws(StoreError) {
         let kept: Metadata
         do {
-            kept = try copyAside(plan)
+            kept = plan.isDirectory ? try moveAside(plan) : try copyAside(plan)
         } catch {
             switch error.code {
             case .notFound:
                 try lookAgain(at: plan.path)
                 return
-            case .preconditionFailed, .alreadyExists:
+            case .preconditionFailed where !plan.isDirectory, .alreadyExists where !plan.isDirectory:
                 // The original changed once more, or the name is taken: perhaps by us, before a crash.
                 let original = try found(at: plan.path)
                 guard let original, original.version == plan.version else {
@@ -40,6 +40,21 @@ extension StepRunner {
             message: "'\(plan.path)' was changed here and on the store; the store's version is kept as "
                 + "'\(plan.keepPath)'",
             advice: "Compare the two files and delete the one that is not needed.")
+    }
+
+    /// A directory is moved where the store has that. Elsewhere it stays: ours waits, until somebody renames one.
+    private func moveAside(_ plan: ConflictPlan) throws(StoreError) -> Metadata {
+        guard let there = try found(at: plan.path), there.kind == .directory else {
+            throw StoreError(.notFound, "'\(plan.path)' is no directory any more", path: plan.path)
+        }
+        guard store.capabilities.contains(.directoryMove), try found(at: plan.keepPath) == nil else {
+            throw StoreError(
+                .isADirectory,
+                "'\(plan.path)' is a file here, and somebody else has made a directory of that name on the store",
+                path: plan.path)
+        }
+        try store.move(plan.path, to: plan.keepPath)
+        return try store.metadata(of: plan.keepPath)
     }
 
     private func copyAside(_ plan: ConflictPlan) throws(StoreError) -> Metadata {

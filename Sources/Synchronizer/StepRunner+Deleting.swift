@@ -41,10 +41,12 @@ extension StepRunner {
         return outcomes
     }
 
-    private func delete(_ plans: [DeletePlan]) -> [(PendingID, UploadScheduler.Outcome)] {
+    func delete(_ plans: [DeletePlan]) -> [(PendingID, UploadScheduler.Outcome)] {
         guard !plans.isEmpty else { return [] }
-        let answers = store.delete(plans.map(\.path))
         var outcomes: [(PendingID, UploadScheduler.Outcome)] = []
+        let plans = sparingOthers(plans, &outcomes)
+        guard !plans.isEmpty else { return outcomes }
+        let answers = store.delete(plans.map(\.path))
         var done: [DeletePlan] = []
         for (plan, error) in zip(plans, answers) {
             do {
@@ -64,7 +66,7 @@ extension StepRunner {
     }
 
     /// What became of a deletion that the store refused. Returns when the object is to count as deleted.
-    func notDeleted(_ plan: DeletePlan, _ error: StoreError) throws(StoreError) {
+    private func notDeleted(_ plan: DeletePlan, _ error: StoreError) throws(StoreError) {
         switch error.code {
         case .notFound: return
         case .directoryNotEmpty:
@@ -77,5 +79,81 @@ extension StepRunner {
                 advice: "It is kept and shows up again. Delete it once more if these files are not needed.")
         default: throw error
         }
+    }
+
+    // MARK: What others have changed
+
+    /// From so many neighbours on, a listing is cheaper than a question for each.
+    private static let fewNeighbours = 8
+
+    /// Leaves out what somebody else has replaced on the store since this side knew it: they may not know that it was
+    /// removed here, and nobody's bytes are dropped. It shows up again.
+    ///
+    /// Stores delete whatever is there, so that this looks first. That is no protection against a change at the same
+    /// moment, but against all before it.
+    private func sparingOthers(
+        _ plans: [DeletePlan], _ outcomes: inout [(PendingID, UploadScheduler.Outcome)]
+    ) -> [DeletePlan] {
+        var kept: [DeletePlan] = []
+        for (parent, neighbours) in Dictionary(grouping: plans, by: \.path.parent) {
+            var listed: [StorePath: Metadata] = [:]
+            do throws(StoreError) {
+                if let parent, neighbours.count > Self.fewNeighbours {
+                    listed = try look(for: neighbours, in: parent)
+                }
+            } catch {
+                outcomes += neighbours.map { ($0.item, .failed(error)) }
+                continue
+            }
+            for plan in neighbours {
+                do throws(StoreError) {
+                    guard let version = plan.version,
+                        listed[plan.path].map({ $0.version != version }) ?? true,
+                        // A listing may lag behind, and not show a version as it is told elsewhere.
+                        let there = try found(at: plan.path), there.version != version, there.kind != .directory
+                    else {
+                        kept.append(plan)
+                        continue
+                    }
+                    try spare(plan, there)
+                    outcomes.append((plan.item, .done(askedStore: true)))
+                } catch { outcomes.append((plan.item, .failed(error))) }
+            }
+        }
+        return kept
+    }
+
+    /// What a few pages of the parent's listing tell of some files; of the others nothing.
+    private func look(for plans: [DeletePlan], in parent: StorePath) throws(StoreError) -> [StorePath: Metadata] {
+        let wanted = Set(plans.lazy.filter { $0.version != nil }.map(\.path))
+        var found: [StorePath: Metadata] = [:]
+        var cursor: ListCursor?
+        for _ in 0..<(wanted.count / 4 + 1) where found.count < wanted.count {
+            let page: ListPage
+            do { page = try store.list(parent, after: cursor) } catch {
+                guard error.code == .notFound || error.code == .notADirectory else { throw error }
+                return found
+            }
+            for entry in page.entries {
+                let path = parent.appending(entry.name)
+                if wanted.contains(path) { found[path] = entry.metadata }
+            }
+            cursor = page.next
+            if cursor == nil { break }
+        }
+        return found
+    }
+
+    private func spare(_ plan: DeletePlan, _ there: Metadata) throws(StoreError) {
+        try tell(there, at: plan.path)
+        // Where the directory is gone here, nothing can stand for it before the directory is found again.
+        if try catalog({ () throws(CatalogError) in try journal.pendingItem(plan.item) }) != nil {
+            try catalog { () throws(CatalogError) in try journal.deleted([plan]) }
+        }
+        statistics.add(.conflicts)
+        statistics.report(
+            kind: "conflict",
+            message: "'\(plan.path)' was removed here, and changed on the store by somebody else",
+            advice: "Their version is kept. Delete it once more if it is not needed.")
     }
 }

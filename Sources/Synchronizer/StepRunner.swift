@@ -51,7 +51,9 @@ struct StepRunner: Sendable {
                     throw StoreError(
                         .internal, "'\(row.path)' does not get on: \(kind) was needed \(Self.mostRepeats) times")
                 }
-                switch try perform(step) {
+                let outcome = Result { () throws(StoreError) in try perform(step) }
+                try catalog { () throws(CatalogError) in try journal.stepEnded(row.id) }
+                switch try outcome.get() {
                 case .goOn: asked = true
                 case .overtaken: return .overtaken
                 case .uploaded(let revision):
@@ -90,8 +92,9 @@ struct StepRunner: Sendable {
         case .createDirectory(let plan): try createDirectory(plan)
         case .move(let plan): try move(plan)
         case .delete(let plan):
-            if let error = store.delete([plan.path])[0] { try notDeleted(plan, error) }
-            try catalog { () throws(CatalogError) in try journal.deleted([plan]) }
+            for (_, outcome) in delete([plan]) {
+                if case .failed(let error) = outcome { throw error }
+            }
         case .keepConflict(let plan): try keepConflict(plan)
         case .list(let directory): try list(directory)
         case .fetch(let inode): try fetch(inode)
@@ -160,6 +163,12 @@ struct StepRunner: Sendable {
     }
 
     private func move(_ plan: MovePlan) throws(StoreError) {
+        // Stores move whatever is there. That is no protection against a change at the same moment, but against all
+        // before it.
+        if let version = plan.version, let there = try found(at: plan.source), there.version != version {
+            try tell(there, at: plan.source)
+            return
+        }
         do {
             try store.move(plan.source, to: plan.target)
         } catch {

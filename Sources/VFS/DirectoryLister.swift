@@ -337,7 +337,7 @@ extension StoreError {
         case .storeNotFound, .authenticationFailed, .throttled, .timedOut, .unavailable, .certificateRejected: true
         case .notFound, .alreadyExists, .notADirectory, .isADirectory, .directoryNotEmpty, .preconditionFailed,
             .accessDenied, .quotaExceeded, .tooLarge, .invalidName, .invalidArgument, .unsupported, .corrupted,
-            .cancelled, .readOnly, .noLocalSpace, .internal:
+            .cancelled, .readOnly, .noLocalSpace, .contentLost, .internal:
             false
         }
     }

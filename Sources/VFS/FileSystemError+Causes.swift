@@ -28,6 +28,7 @@ extension FileSystemError {
             case .store(let error): FileSystemError(ofContent: error.code)
             case .catalog(let error): error.code == .notFound ? .stale : FileSystemError(error)
             case .system(let number): number == ENOSPC ? .noSpace : .system(number)
+            case .lost: .inputOutput
             case .timedOut: .timedOut
             case .shutDown: .noDevice
             }
@@ -53,7 +54,7 @@ extension FileSystemError {
             case .cancelled: .interrupted
             case .readOnly: .readOnly
             case .noLocalSpace: .noSpace
-            case .storeNotFound, .throttled, .unavailable, .corrupted, .internal: .inputOutput
+            case .storeNotFound, .throttled, .unavailable, .corrupted, .contentLost, .internal: .inputOutput
             }
     }
 
@@ -66,7 +67,7 @@ extension FileSystemError {
             case .unsupported, .invalidName, .invalidArgument: .inputOutput
             case .storeNotFound, .accessDenied, .authenticationFailed, .quotaExceeded, .tooLarge, .throttled,
                 .timedOut, .unavailable, .corrupted, .cancelled, .readOnly, .certificateRejected, .noLocalSpace,
-                .internal:
+                .contentLost, .internal:
                 FileSystemError(StoreError(code, ""))
             }
     }

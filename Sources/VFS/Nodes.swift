@@ -68,6 +68,10 @@ final class NodeTable: Sendable {
 
     func isKnownToKernel(_ inode: InodeID) -> Bool { slots.withLock { ($0[inode]?.lookups ?? 0) > 0 } }
 
+    var knownToKernel: [InodeID] {
+        slots.withLock { slots in slots.compactMap { $0.value.lookups > 0 ? $0.key : nil } }
+    }
+
     private static func put(back slot: Slot, of inode: InodeID, in slots: inout [InodeID: Slot]) -> Bool {
         slots[inode] = slot.isUnused ? nil : slot
         return slot.isUnused && slot.isOrphan

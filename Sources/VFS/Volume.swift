@@ -60,6 +60,8 @@ final class Volume: Sendable {
     /// Forgets inodes that nobody uses any more: deleting a large cache file takes a moment.
     private let reaper = WorkerPool(name: "vfs-reaper", limit: 1)
     private let changes: ChangeSink
+    /// How long the kernel was told to trust names, at most.
+    private let trustGiven = Lock(Duration.zero)
 
     var catalog: Catalog { backing.catalog }
     var cache: ContentCache { backing.cache }
@@ -95,6 +97,24 @@ final class Volume: Sendable {
                 uid: settings.defaultUID, gid: settings.defaultGID, fileMode: settings.fileMode,
                 directoryMode: settings.directoryMode))
         cache.setReadDeadline(settings.requestDeadline)
+        let before = trustGiven.withLock { trust in
+            defer { trust = settings.metadataLifetime }
+            return trust
+        }
+        if settings.metadataLifetime < before { reaper.submit { [self] in withdrawTrust() } }
+    }
+
+    /// The kernel was told to trust names for longer than it is to do now.
+    private func withdrawTrust() {
+        do {
+            for inode in nodes.knownToKernel {
+                let names = try catalog.names(of: inode)
+                surroundings.notices.send(
+                    names.map { .entry(parent: numbers.number($0.parent), name: $0.name.bytes) })
+            }
+        } catch {
+            report(error)
+        }
     }
 
     /// Answers all who wait. Requests to the store that are under way are not waited for; what they bring is dropped.

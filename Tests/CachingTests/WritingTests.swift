@@ -255,7 +255,7 @@ private let block: Int64 = 128 << 10
         #expect {
             _ = try dirty.bytes(at: 0, count: 3)
         } throws: {
-            if case .system(EIO) = $0 as? CacheError { true } else { false }
+            if case .lost = $0 as? CacheError { true } else { false }
         }
         #expect(rig.statistics.snapshot().errors.contains { $0.message.contains(rig.path(4)) })
         if !isOpen { #expect(throws: CacheError.self) { try dirty.prepareUpload(rig.store.capabilities) } }

@@ -11,6 +11,7 @@ import Testing
         .authenticationFailed: .refusal, .quotaExceeded: .park, .tooLarge: .park, .invalidName: .park,
         .invalidArgument: .park, .unsupported: .park, .throttled: .throttle, .timedOut: .outage,
         .unavailable: .outage, .corrupted: .retry, .cancelled: .none, .readOnly: .park,
+        .contentLost: .park,
         .certificateRejected: .refusal, .noLocalSpace: .retry, .internal: .retry,
     ]
 

@@ -148,8 +148,11 @@ class Local:
         return {"name": "local", "path": str(self.path)}
 
     def names(self):
-        found = {str(path.relative_to(self.path)): path.lstat().st_size for path in self.path.rglob("*")
-                 if not path.is_dir() or path.is_symlink()}
+        found = {}
+        for path in self.path.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):          # gone since it was listed
+                if not path.is_dir() or path.is_symlink():
+                    found[str(path.relative_to(self.path))] = path.lstat().st_size
         return {name: size for name, size in found.items() if not name.startswith(".cloudfusion/")}
 
     def read(self, name):
@@ -184,6 +187,7 @@ class Mount:
         self.point.mkdir(exist_ok=True)
         self.config_file = self.folder / "cloudfusion.ini"
         self.log = self.folder / "stderr"
+        self.environment = {}                    # of the daemon, besides this process's own
         self.child = None
 
     data = property(lambda self: self.point if "flat" in self.flags else self.point / "data")
@@ -210,7 +214,8 @@ class Mount:
         self.write_config()
         with open(self.log, "a") as log:
             # A daemon must let go of what it was given: a pipe that it kept would hang this.
-            done = run(*self.command(), timeout=timeout, check=False, stdout=log, stderr=log)
+            done = run(*self.command(), timeout=timeout, check=False, stdout=log, stderr=log,
+                       env={**os.environ, **self.environment})
         assert done.returncode == 0, f"mount failed with {done.returncode}: {self.log.read_text()}"
         assert self.is_mounted, "the command was successful, and nothing is mounted"
         return self
@@ -220,7 +225,7 @@ class Mount:
         with open(self.log, "a") as log:
             self.child = subprocess.Popen(
                 [*map(str, self.command()), "--foreground"], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                start_new_session=True)
+                start_new_session=True, env={**os.environ, **self.environment})
         wait_until(lambda: self.is_mounted or self.child.poll() is not None, timeout, "the mount")
         assert self.is_mounted, f"the daemon ended with {self.child.poll()}: {self.log.read_text()}"
         return self

@@ -1,0 +1,121 @@
+"""After fsync() returned the file survives a loss of power, whatever of the unsynced has reached the disk."""
+
+import errno
+import os
+import random
+
+import powerloss
+import pytest
+from harness import describe, differences
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    return powerloss.build(tmp_path_factory.mktemp("powerloss"))
+
+
+NOTHING, EVERYTHING = 0, 1
+# What reaches the disk of the unsynced: nothing; the catalog's log without the contents; the contents without the
+# log; and halves, by chance.
+FATES = {
+    "nothing": lambda generator: lambda path: NOTHING,
+    "only the catalog": lambda generator: lambda path: EVERYTHING if "catalog" in path.name else NOTHING,
+    "only the contents": lambda generator: lambda path: NOTHING if "catalog" in path.name else EVERYTHING,
+    "a torn log": lambda generator: lambda path: 0.5 if path.name.endswith("-wal") else NOTHING,
+    "something": lambda generator: lambda path: generator.choice([NOTHING, EVERYTHING, generator.random()]),
+}
+
+
+def synced(path, content):
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    os.write(file, content)
+    os.fsync(file)
+    os.close(file)
+
+
+def sync_directory(path):
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(file)
+    os.close(file)
+
+
+def remove_what_is_lost(mount, certain):
+    """Files that nobody asked to keep may be lost. Then they cannot be read, and sync names them; nothing else."""
+    lost = []
+    for path in [path for path in mount.data.rglob("*") if path.is_file()]:
+        try:
+            path.read_bytes()
+        except OSError as error:
+            assert error.errno == errno.EIO
+            lost.append(path)
+    assert not {str(path.relative_to(mount.data)) for path in lost} & certain.keys()
+    if lost:
+        done = mount.cli("sync", mount.point, check=False, timeout=100)
+        assert done.returncode == 1
+        waiting = (mount.stats / "notuploaded").read_text()
+        assert all(str(path.relative_to(mount.data)) in waiting for path in lost)
+    for path in lost:
+        path.unlink()
+
+
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("fate", FATES)
+def test_what_was_synced_survives_a_loss_of_power(fate, store, mounts, folder, library, is_slow):
+    generator = random.Random(fate)
+    mount = mounts(store, cache=3600, cache_dir=folder / "disk")
+    mount.cache.mkdir()
+    disk = powerloss.Disk(mount.cache, folder / "images", library)
+    mount.environment = disk.environment
+    certain = {}
+    for round in range(20 if is_slow else 4):
+        mount.start()
+        found = {name: (mount.data / name).read_bytes() for name in certain}
+        assert [name for name in certain if found[name] != certain[name]] == [], f"in round {round}"
+        folder_name = f"d{round}"
+        (mount.data / folder_name).mkdir()
+        for index in range(30):
+            name = f"{folder_name}/f{index}"
+            content = generator.randbytes(generator.choice([0, 1, 4096, 10_000, 300_000]))
+            # Changes that nobody asks to keep, before and after those that somebody does.
+            (mount.data / folder_name / f"loose{index}").write_bytes(generator.randbytes(20_000))
+            synced(mount.data / name, content)
+            certain[name] = content
+            if index % 5 == 1:
+                (mount.data / name).rename(mount.data / folder_name / f"renamed{index}")
+                sync_directory(mount.data / folder_name)
+                certain[f"{folder_name}/renamed{index}"] = certain.pop(name)
+            if index % 5 == 2:
+                synced(mount.data / name, content[::-1] + b"longer")
+                certain[name] = content[::-1] + b"longer"
+            if index % 5 == 3:
+                # As databases write: in place, and a flush of the data only.
+                file = os.open(mount.data / name, os.O_RDWR)
+                os.pwrite(file, b"in place", 5000)
+                os.fdatasync(file)
+                os.close(file)
+                certain[name] = content[:5000].ljust(5000, b"\0") + b"in place" + content[5008:]
+        # What others, and this mount, may still have under way.
+        file = os.open(mount.data / folder_name / "open", os.O_RDWR | os.O_CREAT)
+        os.write(file, generator.randbytes(100_000))
+        mount.kill()
+        try:
+            os.close(file)
+        except OSError:
+            pass                                         # the mount is gone: that is the point
+        disk.lose_power(FATES[fate](generator))
+    mount.start()
+    assert {name: (mount.data / name).read_bytes() for name in certain} == certain
+    remove_what_is_lost(mount, certain)
+    mount.sync()
+    names = store.names()
+    assert [name for name in certain if names.get(name) != len(certain[name])] == []
+    for name in generator.sample(sorted(certain), 10):
+        assert store.read(name) == certain[name], name
+    expected = {os.fsencode(name) for name in certain}
+    seen = describe(mount.data)
+    mount.stop()
+    fresh = mounts(store).start()
+    again = describe(fresh.data)
+    assert differences({name: seen[name] for name in seen if name in expected},
+                       {name: again[name] for name in again if name in expected}) == []
+    fresh.stop()
