@@ -184,6 +184,11 @@ extension CachedContent {
 }
 
 extension CachedContent {
+    /// Whether the first byte has to come from the store.
+    package var beginsOnTheStore: Bool {
+        state.withLock { state in state.sourceEnd > 0 && !state.present.contains(0..<1) }
+    }
+
     /// lseek(2) with SEEK_DATA or SEEK_HOLE; bytes that lie only on the store count as data.
     /// - Returns: nil where lseek gives ENXIO.
     package func seek(_ offset: Int64, toHole: Bool) throws(CacheError) -> Int64? {

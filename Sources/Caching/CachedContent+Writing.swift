@@ -141,7 +141,7 @@ extension CachedContent {
     /// Before the first change since the last save: the catalog knows before the bytes are others. Call it with the
     /// lock held.
     func begin(_ state: inout LiveState) throws(CacheError) {
-        state.modified = cache.clock.calendar
+        state.modified = cache.clock.fileTime
         guard !state.isChanging else { return }
         state.generation = try asking { () throws(CatalogError) in try cache.index.beginChange(of: inode) }
         state.isChanging = true

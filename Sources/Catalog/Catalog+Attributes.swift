@@ -76,8 +76,8 @@ extension Tables {
 
     fileprivate func attributesChanged(_ inode: InodeID) throws(CatalogError) {
         try database.run(
-            "UPDATE inode SET changed_ns = ?, attribute_generation = attribute_generation + 1 WHERE id = ?", .int(now),
-            .int(inode.row))
+            "UPDATE inode SET changed_ns = ?, attribute_generation = attribute_generation + 1 WHERE id = ?",
+            .int(fileTime), .int(inode.row))
         try markNames(of: inode)
     }
 

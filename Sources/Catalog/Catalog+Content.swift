@@ -39,7 +39,7 @@ extension Catalog {
             guard isChanged else { return try tables.generations(of: state.inode).content }
             try tables.database.run(
                 "UPDATE inode SET size_bytes = ?, modified_ns = coalesce(?, modified_ns), changed_ns = ? WHERE id = ?",
-                .int(state.size), SQLValue(state.modified?.nanoseconds), .int(tables.now), .int(state.inode.row))
+                .int(state.size), SQLValue(state.modified?.nanoseconds), .int(tables.fileTime), .int(state.inode.row))
             return try tables.contentChanged(state.inode, size: state.size)
         }
     }

@@ -1,5 +1,5 @@
 package import StoreAPI
-import Threading
+package import Threading
 
 // The names: looking them up, making and removing them.
 extension Catalog {
@@ -12,18 +12,11 @@ extension Catalog {
     /// - Throws: ``CatalogError``: `.notFound` when there is no such directory, `.notADirectory`.
     package func lookup(_ name: FileName, in parent: InodeID) throws(CatalogError) -> LookupResult {
         try read { tables throws(CatalogError) in
-            let directory = try tables.database.first(
-                "SELECT kind, object, listed_ns FROM inode WHERE id = ?", .int(parent.row)
-            ) { (kind: $0.int(0), isOnStore: !$0.isNull(1), listed: $0.optionalInt(2)) }
-            guard let directory else { throw CatalogError(.notFound, "there is no inode \(parent)") }
-            guard directory.kind == Int64(FileKind.directory.rawValue) else {
-                throw CatalogError(.notADirectory, "inode \(parent) is no directory")
-            }
+            let listed = try tables.listed(of: parent)
             let inode = try tables.entry(name, in: parent)
             return LookupResult(
                 inode: inode, isPending: inode != nil ? try tables.pendingRow(name, in: parent) != nil : false,
-                listed: directory.isOnStore
-                    ? directory.listed.map { Timestamp(nanoseconds: $0) } : Timestamp(nanoseconds: .max))
+                listed: listed)
         }
     }
 
@@ -34,6 +27,13 @@ extension Catalog {
                 row throws(CatalogError) in (InodeID(UInt64(row.int(0))), try tables.fileName(row.blob(1)))
             }
         }
+    }
+
+    /// When `directory` was last listed completely, as in ``LookupResult/listed``.
+    ///
+    /// - Throws: ``CatalogError``: `.notFound`, `.notADirectory`.
+    package func listed(of directory: InodeID) throws(CatalogError) -> Timestamp? {
+        try read { tables throws(CatalogError) in try tables.listed(of: directory) }
     }
 
     /// The directory that holds `directory`; nil for the root and for one that was removed.
@@ -86,7 +86,7 @@ extension Catalog {
             guard try tables.entry(name, in: parent) == nil else {
                 throw CatalogError(.exists, "'\(name)' exists")
             }
-            let now = Timestamp(nanoseconds: tables.now)
+            let now = Timestamp(nanoseconds: tables.fileTime)
             let isDirectory = new.kind == .directory
             var record = InodeRecord(
                 id: InodeID(0), kind: new.kind, mode: new.mode & 0o7777, uid: new.uid, gid: new.gid,
@@ -184,6 +184,7 @@ extension Catalog {
                 throw CatalogError(.notFound, "there is no '\(name)'")
             }
             let other = try tables.entry(newName, in: newParent)
+            let cookie = try tables.cookie(of: newName, in: newParent)
             if moved.kind == .directory { try tables.refuseInside(moved.id, newParent) }
             switch mode {
             case .exchange:
@@ -203,6 +204,8 @@ extension Catalog {
                 }
             }
             try tables.moveEntry(moved, from: name, in: parent, to: newName, in: newParent)
+            // The name was there all the time: a reading of the directory under way must not miss it.
+            if let cookie { try tables.setCookie(of: newName, in: newParent, to: cookie) }
             return RenameOutcome(
                 moved: try tables.existing(moved.id),
                 other: try other.map { other throws(CatalogError) in try tables.existing(other.id) })
@@ -211,6 +214,28 @@ extension Catalog {
 }
 
 extension Tables {
+    fileprivate func cookie(of name: FileName, in parent: InodeID) throws(CatalogError) -> Int64? {
+        try database.first("SELECT id FROM entry WHERE parent = ? AND name = ?", .int(parent.row), .blob(name.bytes)) {
+            $0.int(0)
+        }
+    }
+
+    fileprivate func setCookie(of name: FileName, in parent: InodeID, to cookie: Int64) throws(CatalogError) {
+        try database.run(
+            "UPDATE entry SET id = ? WHERE parent = ? AND name = ?", .int(cookie), .int(parent.row), .blob(name.bytes))
+    }
+
+    fileprivate func listed(of directory: InodeID) throws(CatalogError) -> Timestamp? {
+        let row = try database.first(
+            "SELECT kind, object, listed_ns FROM inode WHERE id = ?", .int(directory.row)
+        ) { (kind: $0.int(0), isOnStore: !$0.isNull(1), listed: $0.optionalInt(2)) }
+        guard let row else { throw CatalogError(.notFound, "there is no inode \(directory)") }
+        guard row.kind == Int64(FileKind.directory.rawValue) else {
+            throw CatalogError(.notADirectory, "inode \(directory) is no directory")
+        }
+        return row.isOnStore ? row.listed.map { Timestamp(nanoseconds: $0) } : Timestamp(nanoseconds: .max)
+    }
+
     /// A name was taken away from `record` and is free now: what lies there on the store is to be deleted, once
     /// nobody needs it any more.
     func leave(_ name: FileName, in parent: InodeID, _ record: InodeRecord, isMoved: Bool) throws(CatalogError) {

@@ -37,6 +37,8 @@ final class Tables {
     }
 
     var now: Int64 { clock.calendar.nanoseconds }
+    /// For the times that files show.
+    var fileTime: Int64 { clock.fileTime.nanoseconds }
 
     func makeRoot() throws(CatalogError) {
         guard try !database.exists("SELECT 1 FROM inode WHERE id = 2") else { return }
@@ -135,13 +137,13 @@ final class Tables {
     /// A name was added to or taken from `directory`; `subdirectories` is how many of them were directories.
     func directoryChanged(_ directory: InodeID, subdirectories: Int64 = 0) throws(CatalogError) {
         try database.run(
-            "UPDATE inode SET modified_ns = ?1, changed_ns = ?1, links = links + ?2 WHERE id = ?3", .int(now),
+            "UPDATE inode SET modified_ns = ?1, changed_ns = ?1, links = links + ?2 WHERE id = ?3", .int(fileTime),
             .int(subdirectories), .int(directory.row))
     }
 
     func addLinks(_ change: Int64, to inode: InodeID) throws(CatalogError) {
         try database.run(
-            "UPDATE inode SET links = max(0, links + ?), changed_ns = ? WHERE id = ?", .int(change), .int(now),
+            "UPDATE inode SET links = max(0, links + ?), changed_ns = ? WHERE id = ?", .int(change), .int(fileTime),
             .int(inode.row))
     }
 

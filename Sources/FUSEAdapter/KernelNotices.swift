@@ -20,4 +20,9 @@ final class KernelNotices: KernelNotifier, @unchecked Sendable {
         // A negative offset: attributes only.
         _ = fuse_lowlevel_notify_inval_inode(session, number, -1, 0)
     }
+
+    func writeBack(_ number: UInt64) {
+        // All bytes: the kernel writes those back that it has not sent yet before it drops them.
+        _ = fuse_lowlevel_notify_inval_inode(session, number, 0, 0)
+    }
 }

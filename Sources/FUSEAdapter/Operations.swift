@@ -157,7 +157,8 @@ enum Operations {
         }
         operations.getxattr = { request, number, name, size in
             let request = Request(request)
-            request.fileSystem.extendedAttribute(String(cString: name!), of: number) { result in
+            guard let name = String(validatingCString: name!) else { return request.fail(.noSuchAttribute) }
+            request.fileSystem.extendedAttribute(name, of: number) { result in
                 switch result {
                 case .success(let value): request.reply(value, size: size)
                 case .failure(let error): request.fail(error)
@@ -166,7 +167,7 @@ enum Operations {
         }
         operations.listxattr = { request, number, size in
             let request = Request(request)
-            request.fileSystem.extendedAttributeNames(of: number) { result in
+            request.fileSystem.extendedAttributeNames(of: number, for: request.caller) { result in
                 switch result {
                 case .success(let names): request.reply(names.flatMap { Array($0.utf8) + [0] }, size: size)
                 case .failure(let error): request.fail(error)
@@ -182,14 +183,17 @@ enum Operations {
             case 2: mode = .replace
             default: return request.fail(.invalid)
             }
+            // Stores keep the names as text.
+            guard let name = String(validatingCString: name!) else { return request.fail(.invalid) }
             let bytes = Array(UnsafeRawBufferPointer(start: value, count: size))
-            request.fileSystem.setExtendedAttribute(String(cString: name!), to: bytes, of: number, mode) {
+            request.fileSystem.setExtendedAttribute(name, to: bytes, of: number, mode) {
                 request.reply($0)
             }
         }
         operations.removexattr = { request, number, name in
             let request = Request(request)
-            request.fileSystem.removeExtendedAttribute(String(cString: name!), of: number) { request.reply($0) }
+            guard let name = String(validatingCString: name!) else { return request.fail(.noSuchAttribute) }
+            request.fileSystem.removeExtendedAttribute(name, of: number) { request.reply($0) }
         }
     }
 
@@ -264,7 +268,9 @@ enum Operations {
             let (end, overflow) = Int64(offset).addingReportingOverflow(Int64(length))
             guard offset >= 0, length > 0 else { return request.fail(.invalid) }
             guard !overflow else { return request.fail(.tooLarge) }
-            request.fileSystem.allocate(HandleID(file!.pointee.fh), mode: mode, range: Int64(offset)..<end) {
+            request.fileSystem.allocate(
+                HandleID(file!.pointee.fh), mode: mode, range: Int64(offset)..<end, by: request.caller
+            ) {
                 request.reply($0)
             }
         }
@@ -283,7 +289,7 @@ enum Operations {
             guard flags == 0 else { return request.fail(.invalid) }
             request.fileSystem.copyRange(
                 from: HandleID(file!.pointee.fh), at: Int64(offset), to: HandleID(target!.pointee.fh),
-                at: Int64(targetOffset), count: Int64(min(length, 1 << 30))
+                at: Int64(targetOffset), count: Int64(min(length, 1 << 30)), by: request.caller
             ) { result in
                 switch result {
                 case .success(let count): fuse_reply_write(request.pointer, Int(count))

@@ -22,7 +22,14 @@ public struct Timestamp: Comparable, Hashable, Sendable {
     public var nanoseconds: Int64
 
     public init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
-    public init(seconds: Int64, nanoseconds: Int64 = 0) { self.nanoseconds = seconds * 1_000_000_000 + nanoseconds }
+    /// Moments that nanoseconds since 1970 do not reach (before 1677, after 2262) become the nearest that they do.
+    public init(seconds: Int64, nanoseconds: Int64 = 0) {
+        let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        let (sum, overflowOfSum) = product.addingReportingOverflow(nanoseconds)
+        // The smallest is a whole second, so that ``seconds`` can tell it.
+        let nearest = seconds < 0 ? -9_223_372_036_000_000_000 : Int64.max
+        self.nanoseconds = overflow || overflowOfSum ? nearest : sum
+    }
     public init(_ time: timespec) { self.init(seconds: Int64(time.tv_sec), nanoseconds: Int64(time.tv_nsec)) }
 
     public static var now: Timestamp {
@@ -59,6 +66,17 @@ extension Duration {
 public protocol Clock: Sendable {
     var monotonic: MonotonicTime { get }
     var calendar: Timestamp { get }
+    /// The calendar as the kernel writes it on files that were changed: up to some milliseconds behind. What both
+    /// write on files is in the order in which it was done.
+    var fileTime: Timestamp { get }
+    /// The kernel has written this on a file. It is sometimes ahead of its own coarse clock: ``fileTime`` stays
+    /// behind no such moment.
+    func noteFileTime(_ time: Timestamp)
+}
+
+extension Clock {
+    public var fileTime: Timestamp { calendar }
+    public func noteFileTime(_ time: Timestamp) {}
 }
 
 /// The machine's clocks.
@@ -66,6 +84,21 @@ public struct SystemClock: Clock {
     public init() {}
     public var monotonic: MonotonicTime { .now }
     public var calendar: Timestamp { .now }
+    public var fileTime: Timestamp {
+        var time = Glibc.timespec()
+        clock_gettime(CLOCK_REALTIME_COARSE, &time)
+        let coarse = Timestamp(time)
+        let latest = Self.latest.withLock { $0 }
+        // Somebody may have set the clock back.
+        return latest > coarse && latest <= .now ? latest : coarse
+    }
+    public func noteFileTime(_ time: Timestamp) {
+        // What is in the future was set by somebody, and is no moment of the kernel's clock.
+        guard time <= .now else { return }
+        Self.latest.withLock { $0 = max($0, time) }
+    }
+
+    private static let latest = Lock(Timestamp(nanoseconds: 0))
 }
 
 /// A clock that stands still until it is told to go on; for tests.

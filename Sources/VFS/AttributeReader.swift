@@ -70,7 +70,10 @@ final class AttributeReader: Sendable {
             state.urgent.append(inode)
             return true
         }
-        guard isAccepted else { return parked.answer(false) }
+        guard isAccepted else {
+            parked.answer(false)
+            return
+        }
         pool.submit { [self] in step() }
     }
 

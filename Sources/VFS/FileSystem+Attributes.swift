@@ -46,10 +46,11 @@ extension FileSystem {
         }
     }
 
-    package func extendedAttributeNames(of number: UInt64, _ reply: @escaping Reply<[String]>) {
+    /// Those that `caller` may see.
+    package func extendedAttributeNames(of number: UInt64, for caller: Caller, _ reply: @escaping Reply<[String]>) {
         answer(reply) { () throws(FileSystemError) in
             switch place(number) {
-            case .stored(let volume, let inode): return try volume.extendedAttributeNames(of: inode)
+            case .stored(let volume, let inode): return try volume.extendedAttributeNames(of: inode, for: caller)
             case .virtual, .noStore: return []
             case .gone: throw .stale
             }

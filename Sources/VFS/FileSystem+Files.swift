@@ -4,13 +4,12 @@ import StoreAPI
 // The operations by handle.
 extension FileSystem {
     package func open(_ number: UInt64, flags: Int32, by caller: Caller, _ reply: @escaping Reply<OpenFile>) {
-        answer(reply) { () throws(FileSystemError) in
-            switch place(number) {
-            case .stored(let volume, let inode): return try volume.open(inode, flags: flags, by: caller)
-            case .virtual(let id): return openFile(try tree.open(id, flags: flags))
-            case .noStore: throw .isADirectory
-            case .gone: throw .stale
-            }
+        switch place(number) {
+        case .stored(let volume, let inode): volume.open(inode, flags: flags, by: caller, reply)
+        case .virtual(let id):
+            answer(reply) { () throws(FileSystemError) in openFile(try tree.open(id, flags: flags)) }
+        case .noStore: reply(.failure(.isADirectory))
+        case .gone: reply(.failure(.stale))
         }
     }
 
@@ -69,9 +68,11 @@ extension FileSystem {
     }
 
     /// - Parameter mode: as of fallocate(2); what is not supported is refused.
-    package func allocate(_ handle: HandleID, mode: Int32, range: Range<Int64>, _ reply: @escaping Reply<Void>) {
+    package func allocate(
+        _ handle: HandleID, mode: Int32, range: Range<Int64>, by caller: Caller, _ reply: @escaping Reply<Void>
+    ) {
         switch handles[handle] {
-        case .file(let file): file.volume.allocate(file, mode: mode, range: range, reply)
+        case .file(let file): file.volume.allocate(file, mode: mode, range: range, by: caller, reply)
         case .virtualFile: reply(.failure(.unsupported))
         case .lost: reply(.failure(.noDevice))
         case .directory, .virtualDirectory, .emptyDirectory, nil: reply(.failure(.badHandle))
@@ -79,24 +80,22 @@ extension FileSystem {
     }
 
     package func seek(_ handle: HandleID, _ offset: Int64, toHole: Bool, _ reply: @escaping Reply<Int64>) {
-        answer(reply) { () throws(FileSystemError) in
-            switch handles[handle] {
-            case .file(let file): return try file.volume.seek(file, offset, toHole: toHole)
-            case .virtualFile: throw .unsupported
-            case .lost: throw .noDevice
-            case .directory, .virtualDirectory, .emptyDirectory, nil: throw .badHandle
-            }
+        switch handles[handle] {
+        case .file(let file): file.volume.seek(file, offset, toHole: toHole, reply)
+        case .virtualFile: reply(.failure(.unsupported))
+        case .lost: reply(.failure(.noDevice))
+        case .directory, .virtualDirectory, .emptyDirectory, nil: reply(.failure(.badHandle))
         }
     }
 
     package func copyRange(
         from handle: HandleID, at offset: Int64, to target: HandleID, at targetOffset: Int64, count: Int64,
-        _ reply: @escaping Reply<Int64>
+        by caller: Caller, _ reply: @escaping Reply<Int64>
     ) {
         switch (handles[handle], handles[target]) {
         case (.file(let source), .file(let target)) where source.volume === target.volume:
             source.volume.copyRange(
-                from: source, at: offset, to: target, at: targetOffset, count: count, reply)
+                from: source, at: offset, to: target, at: targetOffset, count: count, by: caller, reply)
         case (.file, .virtualFile), (.virtualFile, .file), (.virtualFile, .virtualFile):
             reply(.failure(.crossDevice))
         case (.lost, _), (_, .lost): reply(.failure(.noDevice))

@@ -86,6 +86,8 @@ package struct FileSystemSpace: Sendable {
 package protocol KernelNotifier: AnyObject, Sendable {
     func invalidateEntry(parent: UInt64, name: [UInt8])
     func invalidateAttributes(of number: UInt64)
+    /// Returns when the kernel has sent all that was written to the file; it keeps none of its bytes.
+    func writeBack(_ number: UInt64)
 }
 
 /// Settings of the file system that may change while it is mounted.

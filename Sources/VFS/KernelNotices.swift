@@ -6,6 +6,8 @@ final class KernelNotices: Sendable {
     enum Notice: Sendable {
         case entry(parent: UInt64, name: [UInt8])
         case attributes(UInt64)
+        /// What is written and still in the kernel alone is to come here first.
+        case writeBack(UInt64, then: @Sendable () -> Void)
     }
 
     private struct State {
@@ -35,6 +37,13 @@ final class KernelNotices: Sendable {
         if needsThread { WorkerThread(name: "vfs-notices") { [self] in run() }.detach() }
     }
 
+    /// Has the kernel send what was written to the file and is still in its page cache, then calls `then`: at once
+    /// where there is no kernel; never when the mount ends first.
+    func writeBack(_ number: UInt64, then: @escaping @Sendable () -> Void) {
+        if state.withLock({ $0.notifier == nil }) { return then() }
+        send([.writeBack(number, then: then)])
+    }
+
     /// Sends nothing from now on. A notice that is under way is not waited for: it may end with the mount only.
     func shutdown() {
         state.update {
@@ -57,6 +66,9 @@ final class KernelNotices: Sendable {
                 switch notice {
                 case .entry(let parent, let name): work?.notifier?.invalidateEntry(parent: parent, name: name)
                 case .attributes(let number): work?.notifier?.invalidateAttributes(of: number)
+                case .writeBack(let number, let then):
+                    work?.notifier?.writeBack(number)
+                    then()
                 }
             }
             if state.withLock({ $0.isShutDown }) { return }

@@ -6,6 +6,8 @@ import Threading
 final class Node: Sendable {
     /// Whether a write may have to take away set-user-ID, set-group-ID or capabilities.
     let mayHavePrivileges = Atomic(false)
+    /// Whether somebody may have written what the kernel has not sent yet.
+    let wasOpenedForWriting = Atomic(false)
 }
 
 /// Which inodes of the catalog the kernel knows and which are open. An inode that lost its last name lives on until

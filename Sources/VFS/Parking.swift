@@ -120,14 +120,17 @@ final class Parked<Value: Sendable>: Sendable {
 
     var isAnswered: Bool { state.withLock { $0.body == nil } }
 
-    func answer(_ value: Value) {
+    /// - Returns: Whether this was the answer: false when another one came first.
+    @discardableResult
+    func answer(_ value: Value) -> Bool {
         let (body, id) = state.withLock { state in
             defer { state.body = nil }
             return (state.body, state.id)
         }
-        guard let body else { return }
+        guard let body else { return false }
         parking.forget(id)
         body(value)
+        return true
     }
 }
 

@@ -126,7 +126,8 @@ extension Volume {
     }
 
     private func change(_ record: InodeRecord, _ changes: SetAttributes) throws(FileSystemError) -> InodeRecord {
-        let now = clock.calendar
+        if let changed = changes.changed { clock.noteFileTime(changed) }
+        let now = clock.fileTime
         func moment(_ time: SetAttributes.Time?) -> Timestamp? {
             switch time {
             case nil: nil
@@ -145,8 +146,11 @@ extension Volume {
             try removeCapabilities(record)
         }
         guard new != AttributeChanges() || changes.changed != nil else { return record }
+        // The kernel sets the times of a file with each change of its names: what is there already is nothing that
+        // the store would have to hear of, for every name that the file has.
+        if new.modified == current(record).modified { new.modified = nil }
         new.changed = changes.changed ?? now
-        if let mode = new.mode, mode & 0o6111 != 0 {
+        if let mode = new.mode, mode & 0o6000 != 0 {
             nodes.node(record.id)?.mayHavePrivileges.store(true, ordering: .relaxed)
         }
         let complete = new
@@ -173,14 +177,19 @@ extension Volume {
         try removeCapabilities(record)
         let mode = Self.withoutPrivileges(record.mode)
         guard caller.uid != 0, mode != record.mode else { return record }
-        let changes = AttributeChanges(mode: mode, changed: clock.calendar)
+        let changes = AttributeChanges(mode: mode, changed: clock.fileTime)
         return try asked { () throws(CatalogError) in try catalog.setAttributes(changes, of: record.id) }
     }
 
     private func removeCapabilities(_ record: InodeRecord) throws(FileSystemError) {
-        guard record.mode & 0o111 != 0 else { return }
-        do { try catalog.removeExtendedAttribute(Self.capabilities, of: record.id) } catch {
-            if error.code != .noSuchAttribute { throw FileSystemError(error) }
+        try asked { () throws(CatalogError) in
+            guard try catalog.extendedAttributes(of: record.id)[Self.capabilities] != nil else { return }
+            do throws(CatalogError) {
+                try catalog.removeExtendedAttribute(Self.capabilities, of: record.id)
+            } catch {
+                // Somebody else has done it in between.
+                if error.code != .noSuchAttribute { throw error }
+            }
         }
     }
 

@@ -21,6 +21,43 @@ private final class WriteParcel: Sendable {
 extension Volume {
     // MARK: Opening
 
+    /// Opens for a caller who waits. The first bytes of a file of which none are here are brought before the answer:
+    /// whoever opens a file that has another version on the store by now is told to look the name up again (as the
+    /// kernel does by itself), and gets the new one.
+    func open(_ inode: InodeID, flags: Int32, by caller: Caller, _ reply: @escaping FileSystem.Reply<OpenFile>) {
+        let open: OpenFile
+        do { open = try self.open(inode, flags: flags, by: caller) } catch { return reply(.failure(error)) }
+        guard flags & O_ACCMODE == O_RDONLY, case .file(let file)? = handles[open.handle],
+            file.content.beginsOnTheStore, case .good = lister.outlook(for: .root)
+        else { return reply(.success(open)) }
+        // Other errors than that are told to those who read: what is needed may be here.
+        let parked = surroundings.parking.park(
+            for: min(Self.refreshBound, settings.requestDeadline), late: .success(open), ended: .success(open), reply)
+        file.content.read(at: 0, count: 1, pattern: file.pattern) { [self] result in
+            guard case .failure(let error) = result, FileSystemError(error) == .stale else {
+                parked.answer(.success(open))
+                return
+            }
+            distrustName(of: inode)
+            if parked.answer(.failure(.stale)), case .file(let file) = handles.remove(open.handle) {
+                file.content.close()
+                closed(inode)
+            }
+        }
+    }
+
+    /// The store has another version of the file: its directory is listed anew for whoever asks for a name in it.
+    private func distrustName(of inode: InodeID) {
+        do {
+            guard let path = try catalog.path(of: inode), let parent = path.parent,
+                let directory = try catalog.inode(at: parent)
+            else { return }
+            try catalog.distrustListing(of: directory.id)
+        } catch {
+            report(error)
+        }
+    }
+
     func open(_ inode: InodeID, flags: Int32, by caller: Caller) throws(FileSystemError) -> OpenFile {
         let isWritable = flags & O_ACCMODE != O_RDONLY
         if isWritable || flags & O_TRUNC != 0 { try mayChange() }
@@ -46,7 +83,11 @@ extension Volume {
             throw error
         }
         let node = nodes.open(inode)
-        if isWritable, record.mode & 0o6111 != 0 { node.mayHavePrivileges.store(true, ordering: .relaxed) }
+        // The first write finds out.
+        if isWritable {
+            node.mayHavePrivileges.store(true, ordering: .relaxed)
+            node.wasOpenedForWriting.store(true, ordering: .relaxed)
+        }
         let handle = FileHandle(volume: self, inode: inode, node: node, content: content, isWritable: isWritable)
         // The bytes of an inode change through this mount only: what the kernel has of it is right.
         return OpenFile(handle: handles.add(.file(handle)), keepCache: true, directIO: false)
@@ -70,12 +111,27 @@ extension Volume {
         handle.content.read(at: offset, count: count, pattern: handle.pattern) { result in
             switch result {
             case .success(let bytes): reply(.success(bytes))
-            case .failure(let error): reply(.failure(FileSystemError(error)))
+            case .failure(let error):
+                let error = FileSystemError(error)
+                if error == .stale { self.distrustName(of: handle.inode) }
+                reply(.failure(error))
             }
         }
     }
 
-    func seek(_ handle: FileHandle, _ offset: Int64, toHole: Bool) throws(FileSystemError) -> Int64 {
+    /// Bytes that are still in the kernel's page cache are data too: it does not send them by itself before it asks.
+    func seek(_ handle: FileHandle, _ offset: Int64, toHole: Bool, _ reply: @escaping FileSystem.Reply<Int64>) {
+        guard handle.node.wasOpenedForWriting.load(ordering: .relaxed) else {
+            return answer(reply) { () throws(FileSystemError) in try seek(handle, offset, toHole: toHole) }
+        }
+        let parked = surroundings.parking.park(
+            for: settings.requestDeadline, late: .failure(.timedOut), ended: .failure(.noDevice), reply)
+        surroundings.notices.writeBack(numbers.number(handle.inode)) { [self] in
+            answer({ parked.answer($0) }) { () throws(FileSystemError) in try seek(handle, offset, toHole: toHole) }
+        }
+    }
+
+    private func seek(_ handle: FileHandle, _ offset: Int64, toHole: Bool) throws(FileSystemError) -> Int64 {
         guard offset >= 0,
             let found = try cached({ () throws(CacheError) in try handle.content.seek(offset, toHole: toHole) })
         else { throw .system(ENXIO) }
@@ -171,7 +227,8 @@ extension Volume {
     // MARK: Space
 
     func allocate(
-        _ handle: FileHandle, mode: Int32, range: Range<Int64>, _ reply: @escaping FileSystem.Reply<Void>
+        _ handle: FileHandle, mode: Int32, range: Range<Int64>, by caller: Caller,
+        _ reply: @escaping FileSystem.Reply<Void>
     ) {
         enum Kind { case allocate, punch, zero }
         let keepsSize = mode & FALLOC_FL_KEEP_SIZE != 0
@@ -184,7 +241,7 @@ extension Volume {
         }
         do throws(FileSystemError) {
             guard range.lowerBound >= 0, !range.isEmpty else { throw .invalid }
-            try mayWrite(handle, at: range.lowerBound, count: range.upperBound - range.lowerBound, by: .somebody)
+            try mayWrite(handle, at: range.lowerBound, count: range.upperBound - range.lowerBound, by: caller)
         } catch { return reply(.failure(error)) }
         answer(reply) { () throws(FileSystemError) in
             try cached { () throws(CacheError) in
@@ -199,13 +256,13 @@ extension Volume {
 
     func copyRange(
         from source: FileHandle, at offset: Int64, to target: FileHandle, at targetOffset: Int64, count: Int64,
-        _ reply: @escaping FileSystem.Reply<Int64>
+        by caller: Caller, _ reply: @escaping FileSystem.Reply<Int64>
     ) {
         // What lies behind the source's end is not copied, and does not count against the largest size.
         let count = min(count, max(source.content.size - offset, 0))
         do throws(FileSystemError) {
             guard offset >= 0, count >= 0 else { throw .invalid }
-            try mayWrite(target, at: targetOffset, count: count, by: .somebody)
+            try mayWrite(target, at: targetOffset, count: count, by: caller)
         } catch { return reply(.failure(error)) }
         guard count > 0 else { return reply(.success(0)) }
         source.content.copy(from: offset, to: target.content, at: targetOffset, count: count) { result in
@@ -215,9 +272,4 @@ extension Volume {
             }
         }
     }
-}
-
-extension Caller {
-    /// For requests of which the kernel does not say who makes them: without root's rights.
-    fileprivate static let somebody = Caller(uid: 65534, gid: 65534, pid: 0)
 }

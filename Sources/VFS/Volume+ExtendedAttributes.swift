@@ -19,7 +19,7 @@ extension Volume {
         init(_ name: String) {
             if let told = Told(rawValue: name) {
                 self = .told(told)
-            } else if name.hasPrefix("user.") || name.hasPrefix("security.") || name.hasPrefix("trusted.") {
+            } else if ["user.", "security.", "trusted."].contains(where: { name.hasPrefix($0) && name != $0 }) {
                 self = .kept
             } else {
                 self = .unsupported
@@ -51,8 +51,10 @@ extension Volume {
         }
     }
 
-    func extendedAttributeNames(of inode: InodeID) throws(FileSystemError) -> [String] {
-        try asked { () throws(CatalogError) in try catalog.extendedAttributes(of: inode).keys.sorted() }
+    func extendedAttributeNames(of inode: InodeID, for caller: Caller) throws(FileSystemError) -> [String] {
+        let names = try asked { () throws(CatalogError) in try catalog.extendedAttributes(of: inode).keys.sorted() }
+        // The kernel refuses their values to others, and leaves the names to us.
+        return caller.uid == 0 ? names : names.filter { !$0.hasPrefix("trusted.") }
     }
 
     func setExtendedAttribute(

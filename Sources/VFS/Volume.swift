@@ -265,17 +265,12 @@ final class Volume: Sendable {
     /// ``refresh(_:listed:wanting:_:)`` when the listing is not trusted.
     func whenListed(_ directory: InodeID, _ body: @escaping @Sendable (Knowledge) -> Void) {
         do {
-            let listed = try listed(directory)
+            let listed = try catalog.listed(of: directory)
             if isCurrent(listed) { return body(.current) }
             refresh(directory, listed: listed, wanting: nil, body)
         } catch {
             body(.unknown(FileSystemError(error)))
         }
-    }
-
-    /// When `directory` was last listed completely.
-    func listed(_ directory: InodeID) throws(CatalogError) -> Timestamp? {
-        try catalog.lookup(Self.reservedName, in: directory).listed
     }
 }
 

@@ -25,6 +25,14 @@ struct TimestampTests {
         #expect(Timestamp(nanoseconds: -1) < Timestamp(nanoseconds: 0))
         #expect(Timestamp(seconds: -5, nanoseconds: 1) < Timestamp(seconds: -4))
     }
+
+    @Test("a moment that nanoseconds do not reach becomes the nearest that they do", arguments: [Int64.min, Int64.max])
+    func clamping(seconds: Int64) {
+        let time = Timestamp(seconds: seconds, nanoseconds: 999_999_999)
+        #expect(seconds < 0 ? time.seconds == -9_223_372_036 : time.nanoseconds == .max)
+        #expect((0..<1_000_000_000).contains(time.subsecond))
+        #expect(Timestamp(time.timespec) == time)
+    }
 }
 
 @Suite("Durations")

@@ -140,7 +140,7 @@ struct AttributeTests {
         #expect(error { try set("user.cloudfusion.dirty", []) } == .accessDenied)
         #expect(error { try set("user.big", [UInt8](repeating: 0, count: 65 << 10)) } == .noSpace)
         #expect(error { try set("user." + String(repeating: "n", count: 255), []) } == .outOfRange)
-        #expect(try answer { rig.files.extendedAttributeNames(of: entry.number, $0) } == ["user.colour"])
+        #expect(try answer { rig.files.extendedAttributeNames(of: entry.number, for: Rig.user, $0) } == ["user.colour"])
         try answer { rig.files.removeExtendedAttribute("user.colour", of: entry.number, $0) }
         #expect(error { try get("user.colour") } == .noSuchAttribute)
         #expect(try get("user.cloudfusion.dirty") == "1")

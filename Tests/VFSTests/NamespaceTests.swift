@@ -208,7 +208,7 @@ struct NamespaceTests {
         let (entry, file) = try rig.create("a")
         try rig.write("abcdef", to: file.handle)
         func allocate(_ mode: Int32, _ range: Range<Int64>) throws {
-            try answer { rig.files.allocate(file.handle, mode: mode, range: range, $0) }
+            try answer { rig.files.allocate(file.handle, mode: mode, range: range, by: Rig.user, $0) }
         }
         try allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 1..<2)
         try allocate(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 3..<4)
@@ -221,7 +221,7 @@ struct NamespaceTests {
         #expect(error { try answer { rig.files.seek(file.handle, 100, toHole: true, $0) } as Int64 } == .system(ENXIO))
         let target = try rig.create("b").1.handle
         let copied: Int64 = try answer {
-            rig.files.copyRange(from: file.handle, at: 4, to: target, at: 1, count: 100, $0)
+            rig.files.copyRange(from: file.handle, at: 4, to: target, at: 1, count: 100, by: Rig.user, $0)
         }
         #expect(copied == 4)
         #expect(try rig.read(target) == "\0ef\0\0")

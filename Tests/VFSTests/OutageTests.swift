@@ -143,7 +143,8 @@ struct OutageTests {
         let known = try rig.lookup("known")
         _ = try rig.names(known.number)
         let file = try rig.lookup("file")
-        let handle = try rig.open(file.number)
+        // Opened for reading, it would bring its first bytes.
+        let handle = try rig.open(file.number, O_RDWR)
         var directories: [UInt64] = []
         for number in 0..<20 {
             try rig.put("x", at: "d\(number)/a")

@@ -240,6 +240,7 @@ final class NoticeLog: KernelNotifier {
     func invalidateEntry(parent: UInt64, name: [UInt8]) {
         log.update { $0.append("entry \(parent) \(String(decoding: name, as: UTF8.self))") }
     }
+    func writeBack(_ number: UInt64) {}
     func invalidateAttributes(of number: UInt64) { log.update { $0.append("attributes \(number)") } }
     func waitFor(_ notice: String) -> Bool {
         log.wait(until: .now + .seconds(60)) { $0.contains(notice) ? () : nil } != nil
