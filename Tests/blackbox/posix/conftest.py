@@ -36,7 +36,7 @@ def shared_mount(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("posix")
     (folder / "store").mkdir()
     flags = ["-o", "allow_other"] if os.getuid() == 0 else []
-    mount = Mount(program, folder / "m", Local(folder / "store"), {"cache": 2}, flags)
+    mount = Mount(program, folder / "m", Local(folder / "store"), {"cache": 60}, flags)
     mount.start()
     yield mount
     mount.end()
