@@ -25,10 +25,6 @@ class Place:
     is_mount: bool
 
 
-def pytest_addoption(parser):
-    parser.addoption("--entries", type=int, default=20_000, help="how many files the large directory has")
-
-
 @pytest.fixture(scope="session")
 def shared_mount(request, tmp_path_factory):
     """A mount of a local folder that other users may use too, where the machine lets us."""
