@@ -297,7 +297,12 @@ extension CachedContent {
                 work.refused.append((waiter, .system(EIO)))
                 return false
             }
-            if error == nil, !fetch.delivered.isEmpty, state.isComplete { cache.statistics.add(.filesDownloaded) }
+            state.isBeingDownloaded = state.isBeingDownloaded || !fetch.delivered.isEmpty
+            // Several requests bring it: the last one to end counts.
+            if state.isBeingDownloaded, state.isComplete, state.fetches.isEmpty {
+                state.isBeingDownloaded = false
+                cache.statistics.add(.filesDownloaded)
+            }
             return satisfied
         }
         start(work)

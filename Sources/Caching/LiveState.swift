@@ -43,6 +43,8 @@ struct LiveState {
     var isAwaitingReaders = false
 
     var fetches: [Fetch] = []
+    /// Bytes have come since the content was last counted as downloaded.
+    var isBeingDownloaded = false
     var waiters: [Waiter] = []
     var views: [ViewToken] = []
     /// Those who need all bytes to stay; nothing is evicted meanwhile.

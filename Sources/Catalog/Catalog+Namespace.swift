@@ -22,11 +22,7 @@ extension Catalog {
 
     /// All names of an inode.
     package func names(of inode: InodeID) throws(CatalogError) -> [(parent: InodeID, name: FileName)] {
-        try read { tables throws(CatalogError) in
-            try tables.database.all("SELECT parent, name FROM entry WHERE inode = ?", .int(inode.row)) {
-                row throws(CatalogError) in (InodeID(UInt64(row.int(0))), try tables.fileName(row.blob(1)))
-            }
-        }
+        try read { tables throws(CatalogError) in try tables.names(of: inode) }
     }
 
     /// When `directory` was last listed completely, as in ``LookupResult/listed``.

@@ -175,6 +175,12 @@ final class Tables {
         }
     }
 
+    func names(of inode: InodeID) throws(CatalogError) -> [(parent: InodeID, name: FileName)] {
+        try database.all("SELECT parent, name FROM entry WHERE inode = ?", .int(inode.row)) {
+            row throws(CatalogError) in (InodeID(UInt64(row.int(0))), try fileName(row.blob(1)))
+        }
+    }
+
     func fileName(_ bytes: [UInt8]?) throws(CatalogError) -> FileName {
         guard let bytes, let name = FileName(bytes) else {
             throw CatalogError(.damaged, "the catalog holds an illegal name")
@@ -259,10 +265,7 @@ final class Tables {
 
     /// Notes that the store does not have the current state of any name of the inode.
     func markNames(of inode: InodeID, bytes: Int64 = 0) throws(CatalogError) {
-        let names = try database.all("SELECT parent, name FROM entry WHERE inode = ?", .int(inode.row)) {
-            row throws(CatalogError) in (InodeID(UInt64(row.int(0))), try fileName(row.blob(1)))
-        }
-        for (parent, name) in names { try mark(name, in: parent, bytes: bytes) }
+        for (parent, name) in try names(of: inode) { try mark(name, in: parent, bytes: bytes) }
     }
 
     /// Notes that an object is to be deleted from the store.
