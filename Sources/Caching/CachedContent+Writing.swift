@@ -6,13 +6,17 @@ import Threading
 
 extension CachedContent {
     /// Writes to the cache file. Room was reserved with ``ContentCache/reserve(_:_:)``.
-    package func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws(CacheError) {
+    ///
+    /// - Parameter isPageCache: The kernel writes what programs have written before. It keeps the time of that itself,
+    ///   and sets it where it is not what it was told last.
+    package func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64, isPageCache: Bool = false) throws(CacheError)
+    {
         defer { cache.accounts.endPromise(Int64(bytes.count)) }
         guard !bytes.isEmpty else { return }
         guard offset >= 0, offset <= Int64.max - Int64(bytes.count) else { throw .system(EFBIG) }
         let range = offset..<(offset + Int64(bytes.count))
         try change(needing: range.length) { (state: inout LiveState, satisfied: inout [Waiter]) throws(CacheError) in
-            try begin(&state)
+            try begin(&state, setsTime: !isPageCache)
             let file = try file(&state)
             // Not before the bytes are there: what is absent stays so when they can't be written.
             try file.write(bytes, at: offset)
@@ -117,8 +121,8 @@ extension CachedContent {
         cache.charge(state.insertHole(range))
     }
 
-    /// Runs a change under the lock; should the disk be full or too many files be open, again when that was helped. Then answers those whose
-    /// wait it has ended.
+    /// Runs a change under the lock; should the disk be full or too many files be open, again when that was helped. Then
+    /// answers those whose wait it has ended.
     func change(
         needing bytes: Int64, _ body: (inout LiveState, inout [Waiter]) throws(CacheError) -> Void
     ) throws(CacheError) {
@@ -140,8 +144,8 @@ extension CachedContent {
 
     /// Before the first change since the last save: the catalog knows before the bytes are others. Call it with the
     /// lock held.
-    func begin(_ state: inout LiveState) throws(CacheError) {
-        state.modified = cache.clock.fileTime
+    func begin(_ state: inout LiveState, setsTime: Bool = true) throws(CacheError) {
+        if setsTime { state.modified = cache.clock.fileTime }
         guard !state.isChanging else { return }
         state.generation = try asking { () throws(CatalogError) in try cache.index.beginChange(of: inode) }
         state.isChanging = true

@@ -243,7 +243,7 @@ enum Operations {
             let request = Request(request)
             request.fileSystem.write(
                 HandleID(file!.pointee.fh), at: Int64(offset), UnsafeRawBufferPointer(start: buffer, count: size),
-                by: request.caller
+                isPageCache: file!.pointee.writepage != 0, by: request.caller
             ) { result in
                 switch result {
                 case .success(let count): fuse_reply_write(request.pointer, count)

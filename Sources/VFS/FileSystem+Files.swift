@@ -26,12 +26,14 @@ extension FileSystem {
     }
 
     /// The buffer is taken (copied) before this returns.
+    ///
+    /// - Parameter isPageCache: The kernel writes what programs have written before; it keeps the time of that itself.
     package func write(
-        _ handle: HandleID, at offset: Int64, _ bytes: UnsafeRawBufferPointer, by caller: Caller,
+        _ handle: HandleID, at offset: Int64, _ bytes: UnsafeRawBufferPointer, isPageCache: Bool, by caller: Caller,
         _ reply: @escaping Reply<Int>
     ) {
         switch handles[handle] {
-        case .file(let file): file.volume.write(file, at: offset, bytes, by: caller, reply)
+        case .file(let file): file.volume.write(file, at: offset, bytes, isPageCache, by: caller, reply)
         case .virtualFile(let file):
             answer(reply) { () throws(FileSystemError) in try tree.write(file, at: offset, bytes) }
         case .lost: reply(.failure(.noDevice))

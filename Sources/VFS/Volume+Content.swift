@@ -141,7 +141,7 @@ extension Volume {
     // MARK: Writing
 
     func write(
-        _ handle: FileHandle, at offset: Int64, _ bytes: UnsafeRawBufferPointer, by caller: Caller,
+        _ handle: FileHandle, at offset: Int64, _ bytes: UnsafeRawBufferPointer, _ isPageCache: Bool, by caller: Caller,
         _ reply: @escaping FileSystem.Reply<Int>
     ) {
         do { try mayWrite(handle, at: offset, count: Int64(bytes.count), by: caller) } catch {
@@ -156,7 +156,7 @@ extension Volume {
                 }
                 return copy
             }
-            waiting?.withUnsafeBytes { writeNow(handle, at: offset, $0, failure, reply) }
+            waiting?.withUnsafeBytes { writeNow(handle, at: offset, $0, isPageCache, failure, reply) }
         }
         enum Step { case wait, write(CacheError?) }
         let step = parcel.state.withLock { state -> Step in
@@ -165,20 +165,20 @@ extension Volume {
             return .wait
         }
         switch step {
-        case .write(let failure): writeNow(handle, at: offset, bytes, failure, reply)
+        case .write(let failure): writeNow(handle, at: offset, bytes, isPageCache, failure, reply)
         case .wait: break
         }
     }
 
     /// - Parameter failure: Why there is no room.
     private func writeNow(
-        _ handle: FileHandle, at offset: Int64, _ bytes: UnsafeRawBufferPointer, _ failure: CacheError?,
-        _ reply: @escaping FileSystem.Reply<Int>
+        _ handle: FileHandle, at offset: Int64, _ bytes: UnsafeRawBufferPointer, _ isPageCache: Bool,
+        _ failure: CacheError?, _ reply: @escaping FileSystem.Reply<Int>
     ) {
         let count = bytes.count
         do throws(CacheError) {
             if let failure { throw failure }
-            try handle.content.write(bytes, at: offset)
+            try handle.content.write(bytes, at: offset, isPageCache: isPageCache)
             reply(.success(count))
         } catch {
             // Others have filled the disk since there was room. That is no reason to fail: as any other writer in a full
@@ -188,7 +188,7 @@ extension Volume {
             }
             let copy = Array(bytes)
             cache.reserve(Int64(count)) { [self] failure in
-                copy.withUnsafeBytes { writeNow(handle, at: offset, $0, failure, reply) }
+                copy.withUnsafeBytes { writeNow(handle, at: offset, $0, isPageCache, failure, reply) }
             }
         }
     }

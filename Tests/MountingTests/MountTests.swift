@@ -83,7 +83,9 @@ extension Mount {
         let written = Monitor<Bool>(false)
         let bytes = Array("content".utf8)
         bytes.withUnsafeBytes { buffer in
-            fileSystem.write(file.handle, at: 0, buffer, by: caller) { _ in written.update { $0 = true } }
+            fileSystem.write(file.handle, at: 0, buffer, isPageCache: false, by: caller) { _ in
+                written.update { $0 = true }
+            }
         }
         _ = written.wait(until: .now + .seconds(60)) { $0 ? true : nil }
         let closed = Monitor<Bool>(false)

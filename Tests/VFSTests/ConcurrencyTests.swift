@@ -53,7 +53,7 @@ struct ConcurrencyTests {
         defer { bytes.deallocate() }
         bytes.copyBytes(from: Array("end".utf8))
         let waiting: Monitor<Result<Int, FileSystemError>?> = later {
-            rig.files.write(file, at: 5, UnsafeRawBufferPointer(bytes), by: Rig.user, $0)
+            rig.files.write(file, at: 5, UnsafeRawBufferPointer(bytes), isPageCache: false, by: Rig.user, $0)
         }
         #expect(waiting.withLock { $0 } == nil)
         bytes.copyBytes(from: Array("XXX".utf8))

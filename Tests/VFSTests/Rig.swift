@@ -120,7 +120,9 @@ final class Rig: Sendable {
     }
     func write(_ text: String, to handle: HandleID, at offset: Int64 = 0, by caller: Caller = user) throws {
         let count: Int = try answer { reply in
-            Array(text.utf8).withUnsafeBytes { files.write(handle, at: offset, $0, by: caller, reply) }
+            Array(text.utf8).withUnsafeBytes {
+                files.write(handle, at: offset, $0, isPageCache: false, by: caller, reply)
+            }
         }
         #expect(count == text.utf8.count)
     }
