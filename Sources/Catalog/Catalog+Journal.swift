@@ -146,7 +146,7 @@ extension Catalog {
 
     /// The worker that ``plan(_:)`` has sent is back, whatever came of it.
     package func stepEnded(_ item: PendingID) throws(CatalogError) {
-        try read { tables throws(CatalogError) in tables.underWay[item.value] = nil }
+        try read { tables throws(CatalogError) in tables.workEnded(item.value) }
     }
 
     /// The step that was planned did not succeed.
@@ -154,7 +154,7 @@ extension Catalog {
     /// - Parameter retryAt: nil parks the row until the file or the settings change.
     package func failed(_ item: PendingID, revision: Int64, error: String, retryAt: Timestamp?) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.underWay[item.value] = nil
+            tables.workEnded(item.value)
             try tables.database.run(
                 """
                 UPDATE pending SET attempts = attempts + 1, error = ?, retry_ns = ?, parked = ?

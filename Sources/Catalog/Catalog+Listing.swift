@@ -10,7 +10,8 @@ extension Catalog {
         try read { tables throws(CatalogError) in
             guard let object = try tables.place(of: directory) else { return nil }
             return ListingPlan(
-                directory: directory, path: try tables.path(ofObject: object), object: object, number: tables.now)
+                directory: directory, path: try tables.path(ofObject: object), object: object, number: tables.now,
+                begun: tables.workCount)
         }
     }
 
@@ -18,6 +19,7 @@ extension Catalog {
     package func merge(_ entries: [ListEntry], into listing: ListingPlan) throws(CatalogError) -> [NamespaceChange] {
         try write { tables throws(CatalogError) in
             var changes: [NamespaceChange] = []
+            guard try tables.isCurrent(listing) else { return [] }
             for entry in entries { try tables.merge(entry, into: listing, isDefinite: false, &changes) }
             return changes
         }
@@ -46,15 +48,24 @@ extension Catalog {
     package func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange] {
         try write { tables throws(CatalogError) in
             var changes: [NamespaceChange] = []
+            guard try tables.isCurrent(listing) else { return [] }
             for object in try tables.unseenObjects(in: listing) {
-                // What a worker is just moving is neither here nor there.
-                if let name = object.name, tables.worker(at: object.parent, name) != nil { continue }
+                guard let name = object.name,
+                    try !tables.isOurWork(
+                        at: Tables.Place(parent: listing.object, name: name), since: listing.begun)
+                else { continue }
                 try tables.objectVanished(object, from: listing.directory, &changes)
             }
             try tables.database.run(
                 "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(listing.number), .int(listing.directory.row))
             return changes
         }
+    }
+
+    /// Whether the directory still lies where the listing looks: else what it shows is taken for nothing, and it has to
+    /// be begun anew.
+    package func isCurrent(_ listing: ListingPlan) throws(CatalogError) -> Bool {
+        try read { tables throws(CatalogError) in try tables.isCurrent(listing) }
     }
 
     /// Marks the directory's listing as not to be trusted any more.
@@ -94,11 +105,15 @@ extension Catalog {
                 let object = try tables.object(question.object)
             else { return [] }
             var changes: [NamespaceChange] = []
+            guard try tables.path(ofObject: object.id) == question.path,
+                try !tables.isMoved(object.parent, since: question.begun)
+            else { return [] }
             if object.version != metadata.version, object.version != nil, metadata.version != nil,
                 let directory = try tables.directory(at: object.parent), let name = object.name
             {
                 let listing = ListingPlan(
-                    directory: directory, path: question.path, object: object.parent, number: tables.now)
+                    directory: directory, path: question.path, object: object.parent, number: tables.now,
+                    begun: question.begun)
                 try tables.merge(
                     ListEntry(name: name, metadata: metadata), into: listing, isDefinite: false, &changes)
                 return changes
@@ -108,19 +123,25 @@ extension Catalog {
         }
     }
 
-    /// The store has, at `path`, a version that this catalog did not know (a precondition failed); nil: nothing is
-    /// there. What to do about it is in the next ``plan(_:)``.
-    package func foundOnStore(_ metadata: Metadata?, at path: StorePath) throws(CatalogError) -> [NamespaceChange] {
+    /// The worker on a row was told by the store, during its step, that there is a version at `path` that this catalog
+    /// did not know (a precondition failed); nil: nothing is there. What to do about it is in the next ``plan(_:)``.
+    package func foundOnStore(_ metadata: Metadata?, at path: StorePath, by item: PendingID) throws(CatalogError)
+        -> [NamespaceChange]
+    {
         try write { tables throws(CatalogError) in
+            guard let begun = tables.underWay[item.value]?.begun else { return [] }
             var place: Int64 = 1
             for name in path.parent?.components ?? [] {
                 guard let object = try tables.object(name, below: place) else { return [] }
                 place = object.id
             }
-            guard let name = path.name, let directory = try tables.directory(at: place) else { return [] }
+            guard let name = path.name, let directory = try tables.directory(at: place),
+                try !tables.isOurWork(at: Tables.Place(parent: place, name: name), since: begun, by: item.value)
+            else { return [] }
             var changes: [NamespaceChange] = []
             if let metadata {
-                let listing = ListingPlan(directory: directory, path: path, object: place, number: tables.now)
+                let listing = ListingPlan(
+                    directory: directory, path: path, object: place, number: tables.now, begun: begun)
                 try tables.merge(ListEntry(name: name, metadata: metadata), into: listing, isDefinite: true, &changes)
             } else if let object = try tables.object(name, below: place) {
                 try tables.objectVanished(object, from: directory, &changes)
@@ -136,15 +157,22 @@ extension Tables {
     private var listingLag: Int64 { capabilities.contains(.consistentListing) ? 0 : 5_000_000_000 }
 
     /// How long a listing may lag behind at all, in nanoseconds: afterwards it is believed.
-    fileprivate static let longestLag: Int64 = 600_000_000_000
+    static let longestLag: Int64 = 600_000_000_000
 
     fileprivate func contradicts(_ entry: ListEntry, _ listing: ListingPlan) throws(CatalogError) -> Bool {
         let earliest = listing.number - Self.longestLag
         guard let object = try object(entry.name, below: listing.object) else {
-            return departures[Place(parent: listing.object, name: entry.name)].map { $0 > earliest } ?? false
+            return ended[Place(parent: listing.object, name: entry.name)].map { $0.time > earliest } ?? false
         }
         guard object.written > earliest, !object.isDirectory || entry.metadata.kind != .directory else { return false }
         return object.isDirectory != (entry.metadata.kind == .directory) || !sameVersion(object, entry.metadata)
+    }
+
+    fileprivate func isCurrent(_ listing: ListingPlan) throws(CatalogError) -> Bool {
+        guard try object(listing.object) != nil, try place(of: listing.directory) == listing.object else {
+            return false
+        }
+        return try !isMoved(listing.object, since: listing.begun)
     }
 
     private static let ownDirectory = FileName(".cloudfusion")!
@@ -170,7 +198,8 @@ extension Tables {
         let metadata = entry.metadata
         let local = try self.entry(entry.name, in: listing.directory)
         let pending = local == nil ? nil : try pendingRow(entry.name, in: listing.directory)
-        let isOurWork = !isDefinite && worker(at: listing.object, entry.name) != nil
+        let place = Place(parent: listing.object, name: entry.name)
+        let isOurWork = isDefinite ? false : try self.isOurWork(at: place, since: listing.begun)
         guard let object = try object(entry.name, below: listing.object) else {
             if let local {
                 // Made here and there. What a worker is just putting there is ours.
@@ -183,9 +212,8 @@ extension Tables {
                     if pending == nil { try mark(entry.name, in: listing.directory) }
                 }
             } else {
-                let departure = departures[Place(parent: listing.object, name: entry.name)]
                 if isOurWork { return }
-                if let departure, !isDefinite, departure >= listing.number - listingLag { return }
+                if let moment = ended[place], !isDefinite, moment.time > listing.number - listingLag { return }
                 try insertForeign(entry, listing, object: nil, &changes)
             }
             return
@@ -397,7 +425,7 @@ extension Tables {
         ) { row throws(CatalogError) in
             ContentQuestion(
                 inode: inode, path: try path(ofObject: row.int(0)), version: row.text(1).map { Version($0) },
-                size: row.int(2), object: row.int(0))
+                size: row.int(2), object: row.int(0), begun: workCount)
         }
     }
 

@@ -22,7 +22,7 @@ extension Catalog {
 
     package func attributesWereSet(_ plan: AttributesPlan, to metadata: Metadata) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.underWay[plan.item.value] = nil
+            tables.workEnded(plan.item.value)
             guard let object = try tables.object(plan.object) else { return }
             if !object.isDirectory { try tables.updateObject(plan.object, metadata) }
             try tables.database.run(
@@ -39,7 +39,7 @@ extension Catalog {
 
     package func directoryWasMade(_ plan: DirectoryPlan) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.underWay[plan.item.value] = nil
+            tables.workEnded(plan.item.value)
             guard try tables.object(plan.parentObject) != nil else { return }
             let object: Int64
             if let known = try tables.object(plan.name, below: plan.parentObject) {
@@ -61,6 +61,9 @@ extension Catalog {
                 return
             }
             try tables.causing(plan.item.value) { () throws(CatalogError) in
+                try tables.settle(object, in: plan.inode)
+            }
+            try tables.causing(plan.item.value) { () throws(CatalogError) in
                 try tables.childrenChanged(below: plan.parentObject)
             }
             // One that moves entry by entry keeps its place until `plan` has found this one.
@@ -75,9 +78,8 @@ extension Catalog {
     /// - Parameter metadata: of a file: what lies at its new place.
     package func moved(_ plan: MovePlan, as metadata: Metadata?) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.underWay[plan.item.value] = nil
+            tables.workEnded(plan.item.value)
             guard let moved = try tables.object(plan.object) else { return }
-            tables.noteDeparture(of: moved)
             try tables.causing(plan.item.value) { () throws(CatalogError) in
                 try tables.childrenChanged(below: moved.parent)
                 try tables.childrenChanged(below: plan.parentObject)
@@ -95,6 +97,9 @@ extension Catalog {
                     "UPDATE inode SET source_version = ? WHERE object = ?", SQLValue(metadata.version?.text),
                     .int(plan.object))
             }
+            try tables.causing(plan.item.value) { () throws(CatalogError) in
+                try tables.settle(plan.object, in: plan.inode)
+            }
         }
     }
 
@@ -102,9 +107,8 @@ extension Catalog {
     package func deleted(_ plans: [DeletePlan]) throws(CatalogError) {
         try write { tables throws(CatalogError) in
             for plan in plans {
-                tables.underWay[plan.item.value] = nil
+                tables.workEnded(plan.item.value)
                 if let object = try tables.object(plan.object) {
-                    tables.noteDeparture(of: object)
                     try tables.deleteObject(plan.object)
                     try tables.causing(plan.item.value) { () throws(CatalogError) in
                         try tables.childrenChanged(below: object.parent)
@@ -119,6 +123,7 @@ extension Catalog {
     package func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
     {
         try write { tables throws(CatalogError) in
+            tables.workEnded(plan.item.value)
             guard let object = try tables.object(plan.object) else { return [] }
             if plan.isDirectory {
                 try tables.forgetObjects(below: plan.object)
@@ -130,7 +135,8 @@ extension Catalog {
             }
             var changes: [NamespaceChange] = []
             let listing = ListingPlan(
-                directory: plan.directory, path: plan.keepPath, object: object.parent, number: tables.now)
+                directory: plan.directory, path: plan.keepPath, object: object.parent, number: tables.now,
+                begun: tables.workCount)
             try tables.merge(
                 ListEntry(name: plan.keepAs, metadata: metadata), into: listing, isDefinite: true, &changes)
             return changes
@@ -139,8 +145,18 @@ extension Catalog {
 }
 
 extension Tables {
+    /// An object has come to its place. The name here may be another one by now, or gone: then it is not to stay.
+    fileprivate func settle(_ id: Int64, in inode: InodeID) throws(CatalogError) {
+        guard let object = try object(id), let name = object.name else { return }
+        for directory in try directories(at: object.parent) where try entry(name, in: directory)?.id == inode {
+            return
+        }
+        // Where something else is to take its place meanwhile, the deletion gives way to that.
+        try markDeletion(of: id)
+    }
+
     fileprivate func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
-        underWay[placement.item.value] = nil
+        workEnded(placement.item.value)
         // The directory may have been listed away meanwhile; then the next listing finds the object.
         guard try object(placement.parentObject) != nil else { return }
         try database.run(
@@ -170,10 +186,7 @@ extension Tables {
             try database.run("UPDATE content SET dirty = 0 WHERE inode = ?", .int(record.id.row))
             try count(record.id, 1)
         }
-        if try entry(placement.entryName, in: placement.entryParent)?.id != record.id {
-            // It has another name now, or none.
-            try markDeletion(of: object.id)
-        }
+        try settle(object.id, in: record.id)
         // A file that was changed meanwhile is due again as if that had been its first change.
         try database.run(
             """

@@ -13,22 +13,47 @@ extension Catalog {
             guard let row = try tables.pendingRow(id: item.id.value) else { return .done }
             var planner = Planner(tables: tables, row: row)
             let step = try tables.causing(row.id) { () throws(CatalogError) in try planner.step() }
-            switch step {
-            case .done:
-                tables.underWay[row.id] = nil
-                try tables.database.run("DELETE FROM pending WHERE id = ?", .int(row.id))
-            case .upload(let plan): tables.underWay[row.id] = [.init(plan.placement)]
-            case .copy(let plan): tables.underWay[row.id] = [.init(plan.placement)]
-            case .createDirectory(let plan):
-                tables.underWay[row.id] = [.init(parent: plan.parentObject, name: plan.name)]
-            case .setAttributes(let plan): tables.underWay[row.id] = try tables.places(of: plan.object)
-            case .move(let plan):
-                tables.underWay[row.id] =
-                    try tables.places(of: plan.object) + [.init(parent: plan.parentObject, name: plan.name)]
-            case .delete, .keepConflict, .list, .fetch, .blocked: tables.underWay[row.id] = nil
+            guard let work = try tables.work(of: step) else {
+                tables.workEnded(row.id)
+                if case .done = step {
+                    try tables.database.run("DELETE FROM pending WHERE id = ?", .int(row.id))
+                }
+                return step
             }
+            if try tables.obstacle(to: work, of: row.id) != nil {
+                tables.workEnded(row.id)
+                // Not "by that row": it holds the place for one step only, and may itself wait for this one next.
+                return .blocked(by: nil)
+            }
+            tables.underWay[row.id] = work
             return step
         }
+    }
+}
+
+extension Tables {
+    /// What a step changes on the store; nil: it asks nothing of it.
+    fileprivate func work(of step: SyncStep) throws(CatalogError) -> Work? {
+        var work = Work(begun: workCount)
+        switch step {
+        case .done, .blocked: return nil
+        case .list, .fetch: break
+        case .upload(let plan): work.places = [Place(plan.placement)]
+        case .copy(let plan): work.places = [Place(plan.placement)]
+        case .createDirectory(let plan): work.places = [Place(parent: plan.parentObject, name: plan.name)]
+        case .setAttributes(let plan): work.places = try places(of: plan.object)
+        case .move(let plan):
+            work.places = try places(of: plan.object) + [Place(parent: plan.parentObject, name: plan.name)]
+            work.subtree = plan.isDirectory ? plan.object : nil
+        case .delete(let plan):
+            work.places = try places(of: plan.object)
+            work.subtree = try object(plan.object)?.isDirectory == true ? plan.object : nil
+        case .keepConflict(let plan):
+            work.places = try places(of: plan.object)
+            work.places += work.places.map { Place(parent: $0.parent, name: plan.keepAs) }
+            work.subtree = plan.isDirectory ? plan.object : nil
+        }
+        return work
     }
 }
 
@@ -102,13 +127,13 @@ private struct Planner {
     private func deletion(of id: Int64) throws(CatalogError) -> SyncStep {
         guard let object = try tables.object(id), let name = object.name else { return .done }
         // What is being put there is not what was to be deleted: then it is found out anew.
-        if let worker = tables.worker(at: object.parent, name), worker != row.id {
+        if let worker = try tables.worker(at: Tables.Place(parent: object.parent, name: name), but: row.id) {
             return .blocked(by: PendingID(worker))
         }
-        let holder = try tables.directory(at: object.parent)
-        if let holder, let entry = try tables.entry(name, in: holder),
-            entry.kind == .directory ? object.isDirectory : !object.isDirectory
-        {
+        for holder in try tables.directories(at: object.parent) {
+            guard let entry = try tables.entry(name, in: holder),
+                entry.kind == .directory ? object.isDirectory : !object.isDirectory
+            else { continue }
             // The name is in use again: what is made there replaces the object.
             if try tables.pendingRow(name, in: holder) == nil { try tables.mark(name, in: holder) }
             return .done
@@ -170,7 +195,7 @@ private struct Planner {
         // One that lies where the file has no name (any more) may be about to be replaced.
         for other in others {
             // One that lies where the file has no name (any more) may be about to be replaced.
-            guard tables.worker(at: other.parent, other.name) == nil,
+            guard try tables.worker(at: Tables.Place(parent: other.parent, name: other.name)) == nil,
                 let holder = try tables.directory(at: other.parent),
                 try tables.entry(other.name, in: holder)?.id == inode
             else { continue }

@@ -423,6 +423,8 @@ package struct ListingPlan: Sendable {
     var object: Int64
     /// When it was begun, in nanoseconds since 1970: tells what it has shown from what earlier ones have.
     var number: Int64
+    /// How much work of ours had ended when it was begun.
+    var begun: Int64
 }
 
 /// An inode whose attributes only the store knows.
@@ -433,6 +435,8 @@ package struct ContentQuestion: Sendable {
     /// Bytes of the object.
     package var size: Int64
     var object: Int64
+    /// How much work of ours had ended when it was asked.
+    var begun: Int64
 }
 
 /// What ``Catalog/save(_:isChanged:)`` takes.

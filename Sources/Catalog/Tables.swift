@@ -8,15 +8,17 @@ final class Tables {
     var capabilities = StoreCapabilities([])
     var defaults = AttributeDefaults()
     var totals = ContentTotals(cachedBytes: 0, dirtyBytes: 0, dirtyFiles: 0)
-    /// Rows of the journal that a worker is carrying out, and the places on the store that this changes: what a listing
-    /// shows there may be its work. By place, since the row may go, and the name here change, while the worker works.
-    var underWay: [Int64: [Place]] = [:]
+    /// Rows of the journal that a worker is carrying out, and what this changes on the store. By place, since the row
+    /// may go, and the name here change, while the worker works.
+    var underWay: [Int64: Work] = [:]
+    /// When work of ours at a place ended, and on an object with all that is below it. What the store has said before
+    /// may be from before the work. In memory: no listing outlasts the process.
+    var ended: [Place: Moment] = [:]
+    var subtreesEnded: [Int64: Moment] = [:]
+    /// Counts the work that has ended: tells in which order things were, whatever the clock does.
+    var workCount: Int64 = 0
     /// Times and urgency of the row whose work brings about new rows; nil: a user's change does. See ``causing(_:_:)``.
     var cause: (since: Int64, changed: Int64, isExpedited: Bool)?
-
-    /// When names were taken from the store by this program, by the object above and the name: a listing that was
-    /// begun before may still show them. In memory: no listing outlasts the process.
-    var departures: [Place: Int64] = [:]
 
     /// A name below an object.
     struct Place: Hashable {
@@ -29,6 +31,21 @@ final class Tables {
         }
 
         init(_ placement: Placement) { self.init(parent: placement.parentObject, name: placement.entryName) }
+    }
+
+    /// What a worker changes on the store.
+    struct Work {
+        /// These places change.
+        var places: [Place] = []
+        /// This object moves or goes, and with it the path of everything below.
+        var subtree: Int64?
+        /// The count of ended work when it was planned.
+        var begun: Int64
+    }
+
+    struct Moment {
+        var count: Int64
+        var time: Int64
     }
 
     init(_ database: Database, _ clock: any Clock) {
@@ -390,26 +407,17 @@ final class Tables {
         return [Place(parent: object.parent, name: name)]
     }
 
-    /// The row whose work is changing what lies at a place; nil: nobody does.
-    func worker(at parent: Int64, _ name: FileName) -> Int64? {
-        let place = Place(parent: parent, name: name)
-        return underWay.first { $0.value.contains(place) }?.key
-    }
-
-    /// This program has taken the object away from its name on the store.
-    func noteDeparture(of object: ObjectRow) {
-        guard let name = object.name else { return }
-        let now = now
-        if departures.count >= 100_000 {
-            // No request takes that long.
-            departures = departures.filter { $0.value > now - 600_000_000_000 }
-        }
-        departures[Place(parent: object.parent, name: name)] = now
-    }
-
     /// The directory whose entries lie below the object.
     func directory(at object: Int64) throws(CatalogError) -> InodeID? {
         try database.first(
+            "SELECT id FROM inode WHERE object = ? AND kind = ? AND links > 0", .int(object),
+            .int(Int64(FileKind.directory.rawValue))
+        ) { InodeID(UInt64($0.int(0))) }
+    }
+
+    /// All of them: one that moves entry by entry shares the object with the one that has taken its place.
+    func directories(at object: Int64) throws(CatalogError) -> [InodeID] {
+        try database.all(
             "SELECT id FROM inode WHERE object = ? AND kind = ? AND links > 0", .int(object),
             .int(Int64(FileKind.directory.rawValue))
         ) { InodeID(UInt64($0.int(0))) }

@@ -26,7 +26,8 @@ package protocol Journal: Sendable {
     func moved(_ plan: MovePlan, as metadata: Metadata?) throws(CatalogError)
     func deleted(_ plans: [DeletePlan]) throws(CatalogError)
     func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
-    func foundOnStore(_ metadata: Metadata?, at path: StorePath) throws(CatalogError) -> [NamespaceChange]
+    func foundOnStore(_ metadata: Metadata?, at path: StorePath, by item: PendingID) throws(CatalogError)
+        -> [NamespaceChange]
     func saveCheckpoint(_ state: String?, for item: PendingID) throws(CatalogError)
     /// The worker that ``plan(_:)`` has sent is back, whatever came of it.
     func stepEnded(_ item: PendingID) throws(CatalogError)

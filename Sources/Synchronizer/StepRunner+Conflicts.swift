@@ -12,13 +12,13 @@ extension StepRunner {
         } catch {
             switch error.code {
             case .notFound:
-                try lookAgain(at: plan.path)
+                try lookAgain(at: plan.path, by: plan.item)
                 return
             case .preconditionFailed where !plan.isDirectory, .alreadyExists where !plan.isDirectory:
                 // The original changed once more, or the name is taken: perhaps by us, before a crash.
                 let original = try found(at: plan.path)
                 guard let original, original.version == plan.version else {
-                    try tell(original, at: plan.path)
+                    try tell(original, at: plan.path, by: plan.item)
                     return
                 }
                 guard let there = try found(at: plan.keepPath) else { return }

@@ -28,7 +28,14 @@ extension StepRunner {
                     outcomes.append((row.id, .failed(StoreError(error))))
                 }
             }
-            outcomes += delete(plans)
+            for (id, outcome) in delete(plans) {
+                do {
+                    try journal.stepEnded(id)
+                    outcomes.append((id, outcome))
+                } catch {
+                    outcomes.append((id, .failed(StoreError(error))))
+                }
+            }
             outcomes += others.map { ($0.id, run($0)) }
             // What is blocked by a row that has just been done is asked for again; the rest waits.
             let finished = Set(outcomes.map(\.0))
@@ -145,7 +152,7 @@ extension StepRunner {
     }
 
     private func spare(_ plan: DeletePlan, _ there: Metadata) throws(StoreError) {
-        try tell(there, at: plan.path)
+        try tell(there, at: plan.path, by: plan.item)
         // Where the directory is gone here, nothing can stand for it before the directory is found again.
         if try catalog({ () throws(CatalogError) in try journal.pendingItem(plan.item) }) != nil {
             try catalog { () throws(CatalogError) in try journal.deleted([plan]) }

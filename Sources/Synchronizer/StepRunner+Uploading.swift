@@ -106,7 +106,7 @@ extension StepRunner {
                     try noteUnfinished(plan, there!)
                     return .goOn
                 case .somebodyElse, nil:
-                    try tell(there, at: plan.target)
+                    try tell(there, at: plan.target, by: plan.placement.item)
                     return .goOn
                 }
             case .unavailable, .timedOut:
@@ -122,7 +122,7 @@ extension StepRunner {
                 case .somebodyElse, nil: throw error
                 }
             case .isADirectory, .notADirectory, .alreadyExists:
-                try lookAgain(at: plan.target)
+                try lookAgain(at: plan.target, by: plan.placement.item)
                 return .goOn
             case .cancelled:
                 if let view, !view.isIntact() { _ = memory.noteTorn(plan.placement.item) }

@@ -51,7 +51,7 @@ struct StepRunner: Sendable {
                     throw StoreError(
                         .internal, "'\(row.path)' does not get on: \(kind) was needed \(Self.mostRepeats) times")
                 }
-                let outcome = Result { () throws(StoreError) in try perform(step) }
+                let outcome = Result { () throws(StoreError) in try perform(step, of: row) }
                 try catalog { () throws(CatalogError) in try journal.stepEnded(row.id) }
                 switch try outcome.get() {
                 case .goOn: asked = true
@@ -83,7 +83,7 @@ struct StepRunner: Sendable {
         return step
     }
 
-    func perform(_ step: SyncStep) throws(StoreError) -> StepOutcome {
+    func perform(_ step: SyncStep, of row: PendingItem) throws(StoreError) -> StepOutcome {
         switch step {
         case .done, .blocked: break
         case .upload(let plan): return try upload(plan)
@@ -96,7 +96,7 @@ struct StepRunner: Sendable {
                 if case .failed(let error) = outcome { throw error }
             }
         case .keepConflict(let plan): try keepConflict(plan)
-        case .list(let directory): try list(directory)
+        case .list(let directory): try list(directory, for: row.id)
         case .fetch(let inode): try fetch(inode)
         }
         return .goOn
@@ -110,7 +110,7 @@ struct StepRunner: Sendable {
             try catalog { () throws(CatalogError) in try journal.attributesWereSet(plan, to: metadata) }
         } catch {
             guard error.code == .preconditionFailed || error.code == .notFound else { throw error }
-            try lookAgain(at: plan.path)
+            try lookAgain(at: plan.path, by: plan.item)
         }
     }
 
@@ -120,7 +120,7 @@ struct StepRunner: Sendable {
             try catalog { () throws(CatalogError) in try journal.directoryWasMade(plan) }
         } catch {
             guard error.code == .notADirectory || error.code == .alreadyExists else { throw error }
-            try lookAgain(at: plan.target)
+            try lookAgain(at: plan.target, by: plan.item)
         }
     }
 
@@ -133,7 +133,7 @@ struct StepRunner: Sendable {
             try catalog { () throws(CatalogError) in try journal.copied(plan, as: metadata) }
         } catch {
             switch error.code {
-            case .notFound: try lookAgain(at: plan.source)
+            case .notFound: try lookAgain(at: plan.source, by: plan.placement.item)
             case .preconditionFailed:
                 // It is one of the two that changed, or the copy was made before a crash.
                 let source = try found(at: plan.source)
@@ -141,8 +141,10 @@ struct StepRunner: Sendable {
                 if let source, let target, try isCopy(target, of: source, plan) {
                     try catalog { () throws(CatalogError) in try journal.copied(plan, as: target) }
                 } else {
-                    if source?.version != plan.sourceVersion { try tell(source, at: plan.source) }
-                    try tell(target, at: plan.target)
+                    if source?.version != plan.sourceVersion {
+                        try tell(source, at: plan.source, by: plan.placement.item)
+                    }
+                    try tell(target, at: plan.target, by: plan.placement.item)
                 }
             case .unavailable, .timedOut:
                 // Done, perhaps, and only the answer was lost.
@@ -166,7 +168,7 @@ struct StepRunner: Sendable {
         // Stores move whatever is there. That is no protection against a change at the same moment, but against all
         // before it.
         if let version = plan.version, let there = try found(at: plan.source), there.version != version {
-            try tell(there, at: plan.source)
+            try tell(there, at: plan.source, by: plan.item)
             return
         }
         do {
@@ -177,7 +179,7 @@ struct StepRunner: Sendable {
                 // Moved before a crash, or taken away by somebody else.
                 guard let metadata = try found(at: plan.target), (metadata.kind == .directory) == plan.isDirectory
                 else {
-                    try tell(nil, at: plan.source)
+                    try tell(nil, at: plan.source, by: plan.item)
                     return
                 }
             case .unavailable, .timedOut:
@@ -186,7 +188,7 @@ struct StepRunner: Sendable {
                     (target.kind == .directory) == plan.isDirectory
                 else { throw error }
             case .directoryNotEmpty, .alreadyExists, .notADirectory, .isADirectory:
-                try lookAgain(at: plan.target)
+                try lookAgain(at: plan.target, by: plan.item)
                 return
             default: throw error
             }
@@ -195,7 +197,7 @@ struct StepRunner: Sendable {
         try catalog { () throws(CatalogError) in try journal.moved(plan, as: metadata) }
     }
 
-    private func list(_ directory: InodeID) throws(StoreError) {
+    private func list(_ directory: InodeID, for item: PendingID) throws(StoreError) {
         guard
             let listing = try catalog({ () throws(CatalogError) in try journal.beginListing(of: directory) })
         else { return }
@@ -219,7 +221,7 @@ struct StepRunner: Sendable {
             }
         } catch {
             guard error.code == .notFound || error.code == .notADirectory else { throw error }
-            try lookAgain(at: listing.path)
+            try lookAgain(at: listing.path, by: item)
             return
         }
         statistics.add(.directoriesListed)
@@ -255,10 +257,12 @@ struct StepRunner: Sendable {
     }
 
     /// Tells the catalog what really lies at `path`: the next plan takes it into account.
-    func lookAgain(at path: StorePath) throws(StoreError) { try tell(try found(at: path), at: path) }
+    func lookAgain(at path: StorePath, by item: PendingID) throws(StoreError) {
+        try tell(try found(at: path), at: path, by: item)
+    }
 
-    func tell(_ metadata: Metadata?, at path: StorePath) throws(StoreError) {
-        let changes = try catalog { () throws(CatalogError) in try journal.foundOnStore(metadata, at: path) }
+    func tell(_ metadata: Metadata?, at path: StorePath, by item: PendingID) throws(StoreError) {
+        let changes = try catalog { () throws(CatalogError) in try journal.foundOnStore(metadata, at: path, by: item) }
         if !changes.isEmpty { onChange(changes) }
     }
 

@@ -1,4 +1,5 @@
 import Catalog
+import Glibc
 import Statistics
 import StoreAPI
 import Threading
@@ -163,14 +164,28 @@ final class DirectoryLister: Sendable {
 
     private func listAll(_ directory: InodeID) throws(FileSystemError) {
         let catalog = backing.catalog
-        guard let plan = try asked({ () throws(CatalogError) in try catalog.beginListing(of: directory) }) else {
-            return
+        for _ in 0..<Self.mostMoves {
+            guard let plan = try asked({ () throws(CatalogError) in try catalog.beginListing(of: directory) }) else {
+                return
+            }
+            let outcome = Result { () throws(FileSystemError) in try list(directory, plan) }
+            // One that is just being moved on the store is listed where it lies afterwards.
+            if try asked({ () throws(CatalogError) in try catalog.isCurrent(plan) }) { return try outcome.get() }
+            usleep(20_000)
         }
+        throw .timedOut
+    }
+
+    private static let mostMoves = 500
+
+    private func list(_ directory: InodeID, _ plan: ListingPlan) throws(FileSystemError) {
+        let catalog = backing.catalog
         var cursor: ListCursor?
         var refused: [String] = []
         repeat {
             let page: ListPage
             do { page = try backing.store.list(plan.path, after: cursor) } catch {
+                guard try asked({ () throws(CatalogError) in try catalog.isCurrent(plan) }) else { throw .stale }
                 throw failed(directory, plan.path, error)
             }
             succeeded(directory)

@@ -30,6 +30,22 @@ struct ConvergenceTests {
         try world.compare()
     }
 
+    @Test(
+        "make it equal with many workers, changes and listings at once, and take nothing of ours for somebody else's",
+        arguments: [objectStore, diskStore, plainStore], 0..<UInt64(100))
+    func convergeAtOnce(features: StoreCapabilities.Features, seed: UInt64) throws {
+        let world = try World(features, seed: seed)
+        world.isListed = true
+        for _ in 0..<150 { try world.doSomethingAtOnce() }
+        while try world.endSomeStep() {}
+        try world.endListings()
+        try world.synchronize(steps: .max)
+        try world.compare()
+        world.expectNoConflicts()
+        try world.list(.root)
+        try world.compare()
+    }
+
     @Test("exchange two files and two directories on the store", arguments: [objectStore, diskStore, plainStore])
     func exchange(features: StoreCapabilities.Features) throws {
         let world = try World(features, seed: 1)
@@ -276,9 +292,7 @@ private final class World {
     @discardableResult
     func list(_ directory: InodeID) throws -> [NamespaceChange] {
         guard let plan = try catalog.catalog.beginListing(of: directory) else { return [] }
-        let prefix = plan.path.isRoot ? "" : "\(plan.path)/"
-        let entries = store.keys.filter { $0.hasPrefix(prefix) && !$0.dropFirst(prefix.count).contains("/") }
-            .map { ListEntry(name: name(String($0.dropFirst(prefix.count))), metadata: metadata($0)!) }
+        guard let entries = entries(of: plan.path) else { return [] }
         return try catalog.catalog.merge(entries, into: plan) + catalog.catalog.endListing(plan)
     }
 
@@ -326,43 +340,138 @@ private final class World {
     }
 
     private func carryOut(_ item: PendingItem) throws -> Bool {
-        let catalog = catalog.catalog
-        let step = try catalog.plan(item)
+        let step = try catalog.catalog.plan(item)
         trace.append("\(item.path): \(step)")
+        let outcome = try perform(step, of: item)
+        try outcome?()
+        try catalog.catalog.stepEnded(item.id)
+        return outcome != nil
+    }
+
+    // MARK: Many things at once
+
+    /// Steps that a worker has been sent with: not done on the store yet, or done and not reported yet.
+    private var sent: [(item: PendingItem, step: SyncStep)] = []
+    private var answered: [(item: PendingItem, outcome: () throws -> Void)] = []
+    /// Listings under way: begun, or answered by the store and not merged yet.
+    private var asked: [ListingPlan] = []
+    private var heard: [(plan: ListingPlan, entries: [ListEntry]?)] = []
+    var isListed = false
+
+    func doSomethingAtOnce() throws {
+        catalog.clock.advance(by: .milliseconds(1))
+        switch Int.random(in: 0..<8, using: &random) {
+        case 0, 1: try changeSomething()
+        case 2, 3:
+            let busy = Set(sent.map(\.item.id) + answered.map(\.item.id))
+            _ = try catalog.catalog.expedite(nil)
+            let items = try catalog.catalog.pending(dueBefore: .init(nanoseconds: .max), limit: 100, busy: busy)
+            guard let item = items.randomElement(using: &random) else { return }
+            let step = try catalog.catalog.plan(item)
+            trace.append("\(item.path): \(step)")
+            sent.append((item, step))
+        case 4, 5: _ = try endSomeStep()
+        case 6:
+            let directories = try tree().filter { $0.inode.kind == .directory }.map(\.inode.id) + [.root]
+            if let plan = try catalog.catalog.beginListing(of: directories.randomElement(using: &random)!) {
+                asked.append(plan)
+            }
+        default: try goOnListing()
+        }
+    }
+
+    /// A step goes on: on the store, or to its report. Answers whether there was one.
+    func endSomeStep() throws -> Bool {
+        let number = Int.random(in: 0..<max(1, sent.count + answered.count), using: &random)
+        if number < sent.count {
+            let (item, step) = sent.remove(at: number)
+            let outcome = try perform(step, of: item)
+            answered.append((item, outcome ?? {}))
+        } else if number - sent.count < answered.count {
+            let (item, outcome) = answered.remove(at: number - sent.count)
+            trace.append("report of \(item.path)")
+            try outcome()
+            try catalog.catalog.stepEnded(item.id)
+        } else {
+            return false
+        }
+        return true
+    }
+
+    private func goOnListing() throws {
+        let number = Int.random(in: 0..<max(1, asked.count + heard.count), using: &random)
+        if number < asked.count {
+            let plan = asked.remove(at: number)
+            trace.append("store lists '\(plan.path)'")
+            heard.append((plan, entries(of: plan.path)))
+        } else if number - asked.count < heard.count {
+            let (plan, entries) = heard.remove(at: number - asked.count)
+            guard let entries else { return }
+            trace.append("listing of '\(plan.path)' comes in")
+            let changes = try catalog.catalog.merge(entries, into: plan) + catalog.catalog.endListing(plan)
+            #expect(changes.isEmpty, "nobody else has changed anything: \(trace.suffix(60).joined(separator: "\n"))")
+        }
+    }
+
+    func endListings() throws { while !asked.isEmpty || !heard.isEmpty { try goOnListing() } }
+
+    func expectNoConflicts() {
+        #expect(!store.keys.contains { $0.contains(".conflict-") }, "\(trace.suffix(60).joined(separator: "\n"))")
+    }
+
+    /// What the store answers; nil: there is no such directory.
+    private func entries(of path: StorePath) -> [ListEntry]? {
+        if !path.isRoot, features.contains(.realDirectories), store[path.description] != .directory { return nil }
+        let prefix = path.isRoot ? "" : "\(path)/"
+        return store.keys.filter { $0.hasPrefix(prefix) && !$0.dropFirst(prefix.count).contains("/") }
+            .map { ListEntry(name: name(String($0.dropFirst(prefix.count))), metadata: metadata($0)!) }
+    }
+
+    /// Does a step on the store. Answers what is to be reported of it; nil: it was no step.
+    private func perform(_ step: SyncStep, of item: PendingItem) throws -> (() throws -> Void)? {
+        let catalog = catalog.catalog
         switch step {
-        case .done: return true
-        case .blocked: return false
+        case .done: return {}
+        case .blocked: return nil
         case .upload(let plan):
             let key = plan.target.description
             try requireParent(key)
             guard holds(plan.condition, key) else {
-                _ = try catalog.foundOnStore(metadata(key), at: plan.target)
-                return true
+                let there = metadata(key)
+                return { _ = try catalog.foundOnStore(there, at: plan.target, by: item.id) }
             }
             let found = try bytes(of: plan.placement.inode)
-            let content = try #require(found)
+            let content = try #require(found, "\(item.path)\n\(trace.suffix(60).joined(separator: "\n"))")
             #expect(store[key] != .directory)
             uploads += 1
-            try catalog.uploaded(plan, as: put(key, content))
+            var plan = plan
+            if let now = try catalog.content(of: plan.placement.inode) {
+                plan.placement.contentGeneration = now.generation
+            }
+            let metadata = put(key, content)
+            return { [plan] in try catalog.uploaded(plan, as: metadata) }
         case .copy(let plan):
             try requireParent(plan.target.description)
             guard case .file(let content)? = store[plan.source.description],
                 metadata(plan.source.description)?.version == plan.sourceVersion,
                 holds(plan.condition, plan.target.description)
             else {
-                _ = try catalog.foundOnStore(metadata(plan.source.description), at: plan.source)
-                _ = try catalog.foundOnStore(metadata(plan.target.description), at: plan.target)
-                return true
+                let (source, target) = (metadata(plan.source.description), metadata(plan.target.description))
+                return {
+                    _ = try catalog.foundOnStore(source, at: plan.source, by: item.id)
+                    _ = try catalog.foundOnStore(target, at: plan.target, by: item.id)
+                }
             }
-            try catalog.copied(plan, as: put(plan.target.description, content))
+            let metadata = put(plan.target.description, content)
+            return { try catalog.copied(plan, as: metadata) }
         case .createDirectory(let plan):
             try requireParent(plan.target.description)
             #expect(store[plan.target.description] ?? .directory == .directory)
             store[plan.target.description] = .directory
-            try catalog.directoryWasMade(plan)
+            return { try catalog.directoryWasMade(plan) }
         case .setAttributes(let plan):
             let known = try #require(metadata(plan.path.description))
-            try catalog.attributesWereSet(plan, to: known)
+            return { try catalog.attributesWereSet(plan, to: known) }
         case .move(let plan):
             try requireParent(plan.target.description)
             try #require(store[plan.target.description] == nil)
@@ -372,33 +481,35 @@ private final class World {
                 store[target] = store.removeValue(forKey: key)
                 versions[target] = versions.removeValue(forKey: key)
             }
-            try catalog.moved(plan, as: metadata(plan.target.description))
+            let there = metadata(plan.target.description)
+            return { try catalog.moved(plan, as: there) }
         case .delete(let plan):
             if store[plan.path.description] == .directory, features.contains(.realDirectories) {
                 let prefix = plan.path.description + "/"
                 try #require(!store.keys.contains { $0.hasPrefix(prefix) }, "'\(prefix)' is deleted with things in it")
             }
             store[plan.path.description] = nil
-            try catalog.deleted([plan])
+            return { try catalog.deleted([plan]) }
         case .keepConflict(let plan):
             guard case .file(let content)? = store[plan.path.description] else {
                 Issue.record("the conflicting '\(plan.path)' is no file")
-                return false
+                return nil
             }
-            _ = try catalog.conflictWasKept(plan, as: put(plan.keepPath.description, content))
-        case .list(let directory): try list(directory)
+            let metadata = put(plan.keepPath.description, content)
+            return { _ = try catalog.conflictWasKept(plan, as: metadata) }
+        case .list(let directory): return { try self.list(directory) }
         case .fetch(let inode):
             let found = try bytes(of: inode)
-            let content = try #require(found)
+            // The file may be gone meanwhile, or its source be under way: then the step is planned again.
+            guard let content = found else { return {} }
             cache[inode] = content
             downloads += 1
             let size = Int64(cache[inode]!.utf8.count)
             _ = try catalog.save(
                 ContentState(inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: nil),
                 isChanged: false)
-            try catalog.pinContent(of: inode)
+            return { if try catalog.inode(inode) != nil { try catalog.pinContent(of: inode) } }
         }
-        return true
     }
 
     private func requireParent(_ key: String) throws {

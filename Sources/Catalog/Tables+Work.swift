@@ -1,0 +1,71 @@
+import StoreAPI
+
+// What workers are changing on the store. Two rules hold here, and nowhere else:
+//
+// - Two workers never change the same place at once, and nobody works below a directory that moves or goes.
+// - What the store was heard to say of a place is worth nothing when work of ours at this place, or on a directory
+//   above, was under way or ended after the question was put: it may be from before that work or from after it.
+extension Tables {
+    /// The row whose work is changing what lies at a place; nil: nobody does.
+    func worker(at place: Place, but row: Int64? = nil) throws(CatalogError) -> Int64? {
+        if underWay.isEmpty { return nil }
+        if let other = underWay.first(where: { $0.key != row && $0.value.places.contains(place) }) { return other.key }
+        guard underWay.contains(where: { $0.key != row && $0.value.subtree != nil }) else { return nil }
+        for object in try chain(of: place.parent) {
+            if let other = underWay.first(where: { $0.key != row && $0.value.subtree == object }) { return other.key }
+        }
+        return nil
+    }
+
+    /// The row whose work does not go together with this one.
+    func obstacle(to work: Work, of row: Int64) throws(CatalogError) -> Int64? {
+        for place in work.places {
+            if let other = try worker(at: place, but: row) { return other }
+        }
+        guard let subtree = work.subtree else { return nil }
+        for (other, its) in underWay where other != row {
+            for place in its.places where try chain(of: place.parent).contains(subtree) { return other }
+        }
+        return nil
+    }
+
+    /// The worker that carried out the row's step is back, whatever came of it.
+    func workEnded(_ row: Int64) {
+        guard let work = underWay.removeValue(forKey: row) else { return }
+        workCount += 1
+        let moment = Moment(count: workCount, time: now)
+        for place in work.places { ended[place] = moment }
+        if let subtree = work.subtree { subtreesEnded[subtree] = moment }
+        guard (ended.count + subtreesEnded.count) % 65_536 == 65_535 else { return }
+        ended = ended.filter { $0.value.time > moment.time - Self.longestLag }
+        subtreesEnded = subtreesEnded.filter { $0.value.time > moment.time - Self.longestLag }
+    }
+
+    /// Whether what the store was heard to say of a place, to a question put when `begun` pieces of work had ended, may
+    /// be from before or from within work of ours. `row` asks itself.
+    func isOurWork(at place: Place, since begun: Int64, by row: Int64? = nil) throws(CatalogError) -> Bool {
+        if try worker(at: place, but: row) != nil { return true }
+        if let moment = ended[place], moment.count > begun { return true }
+        return try isMoved(place.parent, since: begun, by: row)
+    }
+
+    /// Whether a directory lies elsewhere than it did, or may: what was heard of its path is about something else.
+    func isMoved(_ directory: Int64, since begun: Int64, by row: Int64? = nil) throws(CatalogError) -> Bool {
+        for object in try chain(of: directory) {
+            if let moment = subtreesEnded[object], moment.count > begun { return true }
+            if underWay.contains(where: { $0.key != row && $0.value.subtree == object }) { return true }
+        }
+        return false
+    }
+
+    /// The object and those above it, without the root.
+    private func chain(of object: Int64) throws(CatalogError) -> [Int64] {
+        var chain: [Int64] = []
+        var position = object
+        while position != 1, chain.count < 4096, let row = try self.object(position) {
+            chain.append(position)
+            position = row.parent
+        }
+        return chain
+    }
+}
