@@ -180,8 +180,13 @@ extension Tables {
             try markDeletion(of: object.id)
             return
         }
-        try setSource(of: record.id, object: object.id, version: metadata.version, size: metadata.size)
-        if try generations(of: record.id).content == placement.contentGeneration {
+        let isNewest = try generations(of: record.id).content == placement.contentGeneration
+        // What is older does not replace a newer state that has come to the store under another name meanwhile.
+        let isSource = try place(of: record.id) == object.id
+        if isNewest || isSource {
+            try setSource(of: record.id, object: object.id, version: metadata.version, size: metadata.size)
+        }
+        if isNewest {
             try count(record.id, -1)
             try database.run("UPDATE content SET dirty = 0 WHERE inode = ?", .int(record.id.row))
             try count(record.id, 1)

@@ -97,13 +97,20 @@ private struct Planner {
         var misplaced: InodeID?
         var position = directory
         while position != .root, let step = try tables.parent(of: position) {
-            let place = try tables.place(of: position)
-            let object = try place.map { place throws(CatalogError) in try tables.object(place) } ?? nil
-            let parentPlace = try tables.place(of: step.parent)
-            if object == nil || object?.name != step.name || object?.parent != parentPlace { misplaced = position }
+            if try !isInPlace(position) { misplaced = position }
             position = step.parent
         }
         return misplaced
+    }
+
+    /// Whether the directory lies on the store by its name, in the place of the one that holds it here.
+    private func isInPlace(_ directory: InodeID) throws(CatalogError) -> Bool {
+        if directory == .root { return true }
+        guard let step = try tables.parent(of: directory), let place = try tables.place(of: directory),
+            let object = try tables.object(place)
+        else { return false }
+        let parent = try tables.place(of: step.parent)
+        return object.name == step.name && object.parent == parent
     }
 
     private func rowOfDirectory(_ directory: InodeID) throws(CatalogError) -> PendingID? {
@@ -130,7 +137,10 @@ private struct Planner {
         if let worker = try tables.worker(at: Tables.Place(parent: object.parent, name: name), but: row.id) {
             return .blocked(by: PendingID(worker))
         }
-        for holder in try tables.directories(at: object.parent) {
+        // What belongs to a directory that shares the object, and has yet to leave it, is not meant for this place.
+        let holders = try tables.directories(at: object.parent)
+        for holder in holders {
+            if holders.count > 1, try !isInPlace(holder) { continue }
             guard let entry = try tables.entry(name, in: holder),
                 entry.kind == .directory ? object.isDirectory : !object.isDirectory
             else { continue }
@@ -224,8 +234,7 @@ private struct Planner {
         }
         guard let own = try tables.place(of: inode.id) else {
             guard let object = slot.object else { return try makeDirectory(inode, slot) }
-            try adopt(object, by: inode.id)
-            return try directory(inode, slot)
+            return try directory(inode, try adopt(object, by: inode.id, slot))
         }
         if let object = slot.object, object.id == own {
             guard tables.capabilities.contains(.attributes),
@@ -244,10 +253,14 @@ private struct Planner {
         return try moveDirectory(inode, own, slot)
     }
 
-    private func adopt(_ object: ObjectRow, by inode: InodeID) throws(CatalogError) {
+    /// - Returns: the slot as it is now: the object has the attributes of another directory.
+    private func adopt(_ object: ObjectRow, by inode: InodeID, _ slot: Slot) throws(CatalogError) -> Slot {
         try tables.setPlace(of: inode, to: object.id)
         try tables.unmarkDeletion(of: object.id)
         try tables.database.run("UPDATE object SET attribute_generation = -1 WHERE id = ?", .int(object.id))
+        var slot = slot
+        slot.object = try tables.object(object.id)
+        return slot
     }
 
     private func makeDirectory(_ inode: InodeRecord, _ slot: Slot) throws(CatalogError) -> SyncStep {
@@ -277,7 +290,7 @@ private struct Planner {
         }
         guard isListed == true else { return .list(inode.id) }
         guard let object = slot.object else { return try makeDirectory(inode, slot) }
-        try adopt(object, by: inode.id)
+        let slot = try adopt(object, by: inode.id, slot)
         let names = try tables.database.all("SELECT name, inode FROM entry WHERE parent = ?", .int(inode.id.row)) {
             row throws(CatalogError) in (try tables.fileName(row.blob(0)), InodeID(UInt64(row.int(1))))
         }

@@ -140,6 +140,7 @@ private final class World {
     var store: [String: Thing] = [:]
     private var versions: [String: Int] = [:]
     private var nextVersion = 1
+    private var modes: [String: UInt32] = [:]
     /// Bytes in the cache, by inode; and what each file should hold, by inode.
     private var cache: [InodeID: String] = [:]
     private var truth: [InodeID: String] = [:]
@@ -184,8 +185,9 @@ private final class World {
 
     func makeDirectory(_ text: String) throws {
         let (parent, name) = try resolve(text)
+        let mode = 0o700 + UInt32(random.next() % 0o100)
         _ = try catalog.catalog.create(
-            NewInode(kind: .directory, mode: 0o755, uid: 0, gid: 0), named: name, in: parent)
+            NewInode(kind: .directory, mode: mode, uid: 0, gid: 0), named: name, in: parent)
     }
 
     func write(_ text: String, _ content: String) throws {
@@ -227,7 +229,7 @@ private final class World {
         let old = tree.randomElement(using: &random)
         let catalog = catalog.catalog
         do throws(CatalogError) {
-            switch Int.random(in: 0..<10, using: &random) {
+            switch Int.random(in: 0..<12, using: &random) {
             case 0, 1: try? makeDirectory(new)
             case 2, 3, 4:
                 let isDirectory = tree.contains { $0.path == new && $0.inode.kind == .directory }
@@ -449,6 +451,7 @@ private final class World {
                 plan.placement.contentGeneration = now.generation
             }
             let metadata = put(key, content)
+            modes[key] = plan.attributes.mode
             return { [plan] in try catalog.uploaded(plan, as: metadata) }
         case .copy(let plan):
             try requireParent(plan.target.description)
@@ -463,14 +466,17 @@ private final class World {
                 }
             }
             let metadata = put(plan.target.description, content)
+            modes[plan.target.description] = plan.attributes.mode
             return { try catalog.copied(plan, as: metadata) }
         case .createDirectory(let plan):
             try requireParent(plan.target.description)
             #expect(store[plan.target.description] ?? .directory == .directory)
             store[plan.target.description] = .directory
+            modes[plan.target.description] = plan.attributes.mode
             return { try catalog.directoryWasMade(plan) }
         case .setAttributes(let plan):
             let known = try #require(metadata(plan.path.description))
+            modes[plan.path.description] = plan.attributes.mode
             return { try catalog.attributesWereSet(plan, to: known) }
         case .move(let plan):
             try requireParent(plan.target.description)
@@ -480,6 +486,7 @@ private final class World {
                 let target = plan.target.description + key.dropFirst(source.count)
                 store[target] = store.removeValue(forKey: key)
                 versions[target] = versions.removeValue(forKey: key)
+                modes[target] = modes.removeValue(forKey: key)
             }
             let there = metadata(plan.target.description)
             return { try catalog.moved(plan, as: there) }
@@ -532,6 +539,11 @@ private final class World {
         let names = Set(tree.map(\.path))
         #expect(names.subtracting(store.keys) == [], "missing on the store")
         #expect(Set(store.keys).subtracting(names) == [], "left behind on the store")
+        if features.contains(.attributes) {
+            for (path, inode) in tree where !path.contains(".conflict-") {
+                #expect(modes[path] == inode.mode, "'\(path)'\n\(trace.suffix(60).joined(separator: "\n"))")
+            }
+        }
         for (path, inode) in tree where inode.kind == .file {
             let expected = truth[inode.id]
             if let expected { #expect(store[path] == .file(expected), "'\(path)'") }
