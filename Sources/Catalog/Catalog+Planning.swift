@@ -76,6 +76,10 @@ private struct Planner {
         guard let inode = try tables.entry(name, in: parent) else { return .done }
         if let directory = try misplacedAncestor(of: parent) { return .blocked(by: try rowOfDirectory(directory)) }
         guard let place = try tables.place(of: parent) else { return .blocked(by: nil) }
+        // What lies there is about to change: nothing can be found in order now.
+        if try tables.worker(at: Tables.Place(parent: place, name: name), but: row.id) != nil {
+            return .blocked(by: nil)
+        }
         let slot = Slot(
             name: name, parent: parent, place: place, object: try tables.object(name, below: place),
             path: try tables.path(ofObject: place).appending(name))
@@ -362,7 +366,7 @@ private struct Planner {
         _ condition: WriteCondition
     ) throws(CatalogError) -> SyncStep {
         let source = try tables.path(ofObject: object.id)
-        let isLeft = try tables.database.exists("SELECT 1 FROM pending WHERE object = ?", .int(object.id))
+        let isLeft = try isLeft(object, by: inode.id)
         if tables.capabilities.contains(.atomicMove), isLeft, object.inode == inode.id, slot.object == nil {
             return .move(
                 MovePlan(
@@ -378,6 +382,18 @@ private struct Planner {
         }
         // The upload fetches what is not in the cache.
         return try upload(inode, slot, generations, condition)
+    }
+
+    /// Whether the file has left the place of the object. What was left and has the file again, by another of its
+    /// names, is still noted for deletion.
+    private func isLeft(_ object: ObjectRow, by inode: InodeID) throws(CatalogError) -> Bool {
+        guard let name = object.name,
+            try tables.database.exists("SELECT 1 FROM pending WHERE object = ?", .int(object.id))
+        else { return false }
+        for directory in try tables.directories(at: object.parent) {
+            if try tables.entry(name, in: directory)?.id == inode { return false }
+        }
+        return true
     }
 
     private func upload(

@@ -32,7 +32,7 @@ struct ConvergenceTests {
 
     @Test(
         "make it equal with many workers, changes and listings at once, and take nothing of ours for somebody else's",
-        arguments: [objectStore, diskStore, plainStore], 0..<UInt64(100))
+        arguments: [objectStore, diskStore, plainStore], 0..<UInt64(150))
     func convergeAtOnce(features: StoreCapabilities.Features, seed: UInt64) throws {
         let world = try World(features, seed: seed)
         world.isListed = true
