@@ -13,7 +13,7 @@ extension Catalog {
             guard let row = try tables.pendingRow(id: item.id.value) else { return .done }
             var planner = Planner(tables: tables, row: row)
             let step = try tables.causing(row.id) { () throws(CatalogError) in try planner.step() }
-            guard let work = try tables.work(of: step) else {
+            guard var work = try tables.work(of: step) else {
                 tables.workEnded(row.id)
                 if case .done = step {
                     try tables.database.run("DELETE FROM pending WHERE id = ?", .int(row.id))
@@ -25,6 +25,7 @@ extension Catalog {
                 // Not "by that row": it holds the place for one step only, and may itself wait for this one next.
                 return .blocked(by: nil)
             }
+            work.cause = try tables.cause(row.id)
             tables.underWay[row.id] = work
             return step
         }

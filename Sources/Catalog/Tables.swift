@@ -18,7 +18,16 @@ final class Tables {
     /// Counts the work that has ended: tells in which order things were, whatever the clock does.
     var workCount: Int64 = 0
     /// Times and urgency of the row whose work brings about new rows; nil: a user's change does. See ``causing(_:_:)``.
-    var cause: (since: Int64, changed: Int64, isExpedited: Bool)?
+    var cause: Cause?
+
+    /// The work whose outcome was reported last, for what that brings about when its row is gone.
+    var lastEnded: (row: Int64, cause: Cause?)?
+
+    struct Cause {
+        var since: Int64
+        var changed: Int64
+        var isExpedited: Bool
+    }
 
     /// A name below an object.
     struct Place: Hashable {
@@ -41,6 +50,8 @@ final class Tables {
         var subtree: Int64?
         /// The count of ended work when it was planned.
         var begun: Int64
+        /// Of the row when it was planned: the row may be gone before the work ends.
+        var cause: Cause?
     }
 
     struct Moment {
@@ -299,11 +310,16 @@ final class Tables {
     /// Runs `body`; rows of the journal that it adds are as old and as urgent as the row that brings them about:
     /// whoever waits for that one waits for them too.
     func causing<Result>(_ row: Int64, _ body: () throws(CatalogError) -> Result) throws(CatalogError) -> Result {
-        cause = try database.first("SELECT since_ns, changed_ns, expedited FROM pending WHERE id = ?", .int(row)) {
-            (since: $0.int(0), changed: $0.int(1), isExpedited: $0.bool(2))
-        }
+        cause = try cause(row)
         defer { cause = nil }
         return try body()
+    }
+
+    func cause(_ row: Int64) throws(CatalogError) -> Cause? {
+        let kept = try database.first("SELECT since_ns, changed_ns, expedited FROM pending WHERE id = ?", .int(row)) {
+            Cause(since: $0.int(0), changed: $0.int(1), isExpedited: $0.bool(2))
+        }
+        return kept ?? underWay[row]?.cause ?? (lastEnded?.row == row ? lastEnded?.cause : nil)
     }
 
     /// Something was put into or taken from the directory at `object`: where directories are real that changed the

@@ -55,7 +55,10 @@ extension Synchronizer {
             let look = try scope.look(settled) { [state] id in
                 state.withLock { $0.scheduler.stuck.contains(id) && !$0.scheduler.isBusy(id) }
             }
-            guard report(look.progress), look.isGoingOn else { return look.progress }
+            guard report(look.progress) else { return look.progress }
+            if !look.isGoingOn, try !isWorkWithoutRow(begunBefore: progress.withLock { $0.settled[number]?.begun }) {
+                return look.progress
+            }
             if state.withLock({ $0.isStopping || !$0.isStarted }) { return look.progress }
             // A row that has failed is due by its age alone again; somebody waits for it here.
             if look.hasFailures, MonotonicTime.now - lastRetry >= .seconds(5), !isDown {
@@ -70,6 +73,15 @@ extension Synchronizer {
                 progress.finished != finished && MonotonicTime.now - now >= pause ? true : nil
             }
         }
+    }
+
+    /// Whether somebody is still at work for a row that is gone: a file was renamed or removed while it was being
+    /// uploaded. What has to be taken away after that belongs to what was changed before.
+    private func isWorkWithoutRow(begunBefore begin: MonotonicTime?) throws(CatalogError) -> Bool {
+        guard let begin else { return false }
+        let running = state.withLock { $0.scheduler.running.filter { $0.value.begun <= begin }.map(\.key) }
+        for id in running where try journal.pendingItem(id) == nil { return true }
+        return false
     }
 
     private var isDown: Bool { state.withLock { $0.scheduler.health.isDown } }
