@@ -1,5 +1,6 @@
 import Caching
 import Catalog
+import Glibc
 import Statistics
 import StoreAPI
 import StoreTesting
@@ -189,6 +190,27 @@ import Threading
         #expect(try bench.files() == [])
         #expect(bench.statistics.snapshot()[.filesUploaded] == 0)
         #expect(try bench.catalog.pendingTotals().items == 0)
+    }
+
+    @Test("a file that is renamed during its upload has left nothing behind when the drain ends")
+    func renamedDuringUpload() throws {
+        let bench = try StoreShape.nothing.bench()
+        let gate = Gate()
+        bench.faults.inject(.wait(gate), on: .put, .first(1))
+        try bench.write("old", "bytes")
+        bench.synchronizer.start()
+        #expect(gate.waitForCallers(1))
+        try bench.rename("old", to: "new")
+        let memory = bench.memory
+        let opener = WorkerThread(name: "opener") {
+            // When all the rest is done, if that does not wait for this.
+            for _ in 0..<200 where (try? memory.metadata(of: StorePath("new")!)) == nil { usleep(5000) }
+            gate.open()
+        }
+        try bench.drain()
+        #expect(try bench.files() == ["new"])
+        #expect(try bench.catalog.pendingTotals().items == 0)
+        opener.join()
     }
 
     @Test("a file that is overwritten during its upload ends up with the later bytes")
