@@ -188,6 +188,7 @@ extension Tables {
     /// Each query reads one range of an index, so that rows which are not due cost nothing, however many there are.
     func due(changedBefore latest: Int64, limit: Int) throws(CatalogError) -> [Int64] {
         typealias Turn = (id: Int64, isLater: Bool, changed: Int64)
+        func turn(_ row: borrowing Row) -> Turn { (row.int(0), !row.bool(1), row.int(2)) }
         let count = SQLValue.int(Int64(limit))
         let now = now
         var turns = try database.all(
@@ -195,7 +196,7 @@ extension Tables {
             SELECT id, expedited, changed_ns FROM pending
             WHERE parked = 0 AND retry_ns IS NULL AND expedited = 1 ORDER BY changed_ns LIMIT ?
             """, count
-        ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
+        ) { turn($0) }
         // Of the past, and of the future: see ``Catalog/pending(dueBefore:limit:busy:)``.
         for (from, to) in [(Int64.min, latest), (now, Int64.max)] where turns.count < limit {
             turns += try database.all(
@@ -204,7 +205,7 @@ extension Tables {
                 WHERE parked = 0 AND retry_ns IS NULL AND expedited = 0 AND changed_ns > ? AND changed_ns <= ?
                 ORDER BY changed_ns LIMIT ?
                 """, .int(from), .int(to), count
-            ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
+            ) { turn($0) }
         }
         for (from, to) in [(Int64.min, now), (now + Catalog.longestRetry.nanoseconds, Int64.max)] {
             turns += try database.all(
@@ -214,7 +215,7 @@ extension Tables {
                     AND (expedited = 1 OR changed_ns <= ? OR changed_ns > ?)
                 ORDER BY retry_ns LIMIT ?
                 """, .int(from), .int(to), .int(latest), .int(now), count
-            ) { Turn($0.int(0), !$0.bool(1), $0.int(2)) }
+            ) { turn($0) }
         }
         turns.sort { ($0.isLater ? 1 : 0, $0.changed) < ($1.isLater ? 1 : 0, $1.changed) }
         return turns.prefix(limit).map(\.id)

@@ -14,7 +14,7 @@ extension Catalog {
 
     private func wasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            try tables.causing(placement.item.value) { () throws(CatalogError) in
+            try tables.ending(placement.item) { () throws(CatalogError) in
                 try tables.objectWasPut(placement, metadata)
             }
         }
@@ -39,67 +39,14 @@ extension Catalog {
 
     package func directoryWasMade(_ plan: DirectoryPlan) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.workEnded(plan.item.value)
-            guard try tables.object(plan.parentObject) != nil else { return }
-            let object: Int64
-            if let known = try tables.object(plan.name, below: plan.parentObject) {
-                object = known.id
-            } else {
-                try tables.database.run(
-                    """
-                    INSERT INTO object(parent, name, directory, size_bytes, modified_ns, seen_ns)
-                    VALUES (?, ?, 1, 0, ?3, ?3)
-                    """, .int(plan.parentObject), .blob(plan.name.bytes), .int(tables.now))
-                object = tables.database.lastInsertedRow
-            }
-            try tables.database.run(
-                "UPDATE object SET attribute_generation = ?, written_ns = ?3, seen_ns = ?3 WHERE id = ?2",
-                .int(plan.attributeGeneration), .int(object), .int(tables.now))
-            guard let record = try tables.inode(plan.inode), record.links > 0 else {
-                // It was removed meanwhile.
-                try tables.causing(plan.item.value) { () throws(CatalogError) in try tables.markDeletion(of: object) }
-                return
-            }
-            try tables.causing(plan.item.value) { () throws(CatalogError) in
-                try tables.settle(object, in: plan.inode)
-            }
-            try tables.causing(plan.item.value) { () throws(CatalogError) in
-                try tables.childrenChanged(below: plan.parentObject)
-            }
-            // One that moves entry by entry keeps its place until `plan` has found this one.
-            if try tables.place(of: plan.inode) == nil {
-                try tables.setPlace(of: plan.inode, to: object)
-                try tables.database.run(
-                    "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(tables.now), .int(plan.inode.row))
-            }
+            try tables.ending(plan.item) { () throws(CatalogError) in try tables.directoryWasMade(plan) }
         }
     }
 
     /// - Parameter metadata: of a file: what lies at its new place.
     package func moved(_ plan: MovePlan, as metadata: Metadata?) throws(CatalogError) {
         try write { tables throws(CatalogError) in
-            tables.workEnded(plan.item.value)
-            guard let moved = try tables.object(plan.object) else { return }
-            try tables.causing(plan.item.value) { () throws(CatalogError) in
-                try tables.childrenChanged(below: moved.parent)
-                try tables.childrenChanged(below: plan.parentObject)
-            }
-            if let replaced = try tables.object(plan.name, below: plan.parentObject), replaced.id != plan.object {
-                try tables.deleteObject(replaced.id)
-            }
-            try tables.database.run(
-                "UPDATE object SET parent = ?, name = ?, written_ns = ?4, seen_ns = ?4 WHERE id = ?3",
-                .int(plan.parentObject), .blob(plan.name.bytes), .int(plan.object), .int(tables.now))
-            try tables.unmarkDeletion(of: plan.object)
-            if let metadata, !plan.isDirectory {
-                try tables.updateObject(plan.object, metadata)
-                try tables.database.run(
-                    "UPDATE inode SET source_version = ? WHERE object = ?", SQLValue(metadata.version?.text),
-                    .int(plan.object))
-            }
-            try tables.causing(plan.item.value) { () throws(CatalogError) in
-                try tables.settle(plan.object, in: plan.inode)
-            }
+            try tables.ending(plan.item) { () throws(CatalogError) in try tables.objectWasMoved(plan, metadata) }
         }
     }
 
@@ -107,12 +54,10 @@ extension Catalog {
     package func deleted(_ plans: [DeletePlan]) throws(CatalogError) {
         try write { tables throws(CatalogError) in
             for plan in plans {
-                tables.workEnded(plan.item.value)
-                if let object = try tables.object(plan.object) {
+                try tables.ending(plan.item) { () throws(CatalogError) in
+                    guard let object = try tables.object(plan.object) else { return }
                     try tables.deleteObject(plan.object)
-                    try tables.causing(plan.item.value) { () throws(CatalogError) in
-                        try tables.childrenChanged(below: object.parent)
-                    }
+                    try tables.childrenChanged(below: object.parent)
                 }
                 try tables.database.run("DELETE FROM pending WHERE id = ?", .int(plan.item.value))
             }
@@ -155,8 +100,66 @@ extension Tables {
         try markDeletion(of: id)
     }
 
+    /// Records what became of a row's step. What that brings about is as old and as urgent as the row, also when the
+    /// row has gone meanwhile.
+    fileprivate func ending(_ item: PendingID, _ body: () throws(CatalogError) -> Void) throws(CatalogError) {
+        try causing(item.value) { () throws(CatalogError) in
+            workEnded(item.value)
+            try body()
+        }
+    }
+
+    fileprivate func directoryWasMade(_ plan: DirectoryPlan) throws(CatalogError) {
+        guard try object(plan.parentObject) != nil else { return }
+        let object: Int64
+        if let known = try self.object(plan.name, below: plan.parentObject) {
+            object = known.id
+        } else {
+            try database.run(
+                """
+                INSERT INTO object(parent, name, directory, size_bytes, modified_ns, seen_ns)
+                VALUES (?, ?, 1, 0, ?3, ?3)
+                """, .int(plan.parentObject), .blob(plan.name.bytes), .int(now))
+            object = database.lastInsertedRow
+        }
+        try database.run(
+            "UPDATE object SET attribute_generation = ?, written_ns = ?3, seen_ns = ?3 WHERE id = ?2",
+            .int(plan.attributeGeneration), .int(object), .int(now))
+        guard let record = try inode(plan.inode), record.links > 0 else {
+            // It was removed meanwhile.
+            try markDeletion(of: object)
+            return
+        }
+        try settle(object, in: plan.inode)
+        try childrenChanged(below: plan.parentObject)
+        // One that moves entry by entry keeps its place until `plan` has found this one.
+        if try place(of: plan.inode) == nil {
+            try setPlace(of: plan.inode, to: object)
+            try database.run("UPDATE inode SET listed_ns = ? WHERE id = ?", .int(now), .int(plan.inode.row))
+        }
+    }
+
+    fileprivate func objectWasMoved(_ plan: MovePlan, _ metadata: Metadata?) throws(CatalogError) {
+        guard let moved = try object(plan.object) else { return }
+        try childrenChanged(below: moved.parent)
+        try childrenChanged(below: plan.parentObject)
+        if let replaced = try object(plan.name, below: plan.parentObject), replaced.id != plan.object {
+            try deleteObject(replaced.id)
+        }
+        try database.run(
+            "UPDATE object SET parent = ?, name = ?, written_ns = ?4, seen_ns = ?4 WHERE id = ?3",
+            .int(plan.parentObject), .blob(plan.name.bytes), .int(plan.object), .int(now))
+        try unmarkDeletion(of: plan.object)
+        if let metadata, !plan.isDirectory {
+            try updateObject(plan.object, metadata)
+            try database.run(
+                "UPDATE inode SET source_version = ? WHERE object = ?", SQLValue(metadata.version?.text),
+                .int(plan.object))
+        }
+        try settle(plan.object, in: plan.inode)
+    }
+
     fileprivate func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
-        workEnded(placement.item.value)
         // The directory may have been listed away meanwhile; then the next listing finds the object.
         guard try object(placement.parentObject) != nil else { return }
         try database.run(

@@ -32,7 +32,6 @@ extension Tables {
     /// The worker that carried out the row's step is back, whatever came of it.
     func workEnded(_ row: Int64) {
         guard let work = underWay.removeValue(forKey: row) else { return }
-        lastEnded = (row, work.cause)
         workCount += 1
         let moment = Moment(count: workCount, time: now)
         for place in work.places { ended[place] = moment }

@@ -20,9 +20,6 @@ final class Tables {
     /// Times and urgency of the row whose work brings about new rows; nil: a user's change does. See ``causing(_:_:)``.
     var cause: Cause?
 
-    /// The work whose outcome was reported last, for what that brings about when its row is gone.
-    var lastEnded: (row: Int64, cause: Cause?)?
-
     struct Cause {
         var since: Int64
         var changed: Int64
@@ -319,7 +316,7 @@ final class Tables {
         let kept = try database.first("SELECT since_ns, changed_ns, expedited FROM pending WHERE id = ?", .int(row)) {
             Cause(since: $0.int(0), changed: $0.int(1), isExpedited: $0.bool(2))
         }
-        return kept ?? underWay[row]?.cause ?? (lastEnded?.row == row ? lastEnded?.cause : nil)
+        return kept ?? underWay[row]?.cause
     }
 
     /// Something was put into or taken from the directory at `object`: where directories are real that changed the
