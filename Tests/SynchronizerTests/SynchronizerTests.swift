@@ -176,11 +176,7 @@ import Threading
     @Test("a deletion cancels the upload that is under way, and the store never shows the file")
     func deletionCancels() throws {
         let bench = try Workbench()
-        let gate = Gate()
-        bench.faults.inject(.wait(gate), on: .put, .first(1))
-        try bench.write("f", "gone soon")
-        bench.synchronizer.start()
-        #expect(gate.waitForCallers(1))
+        let gate = try bench.beginUpload(of: "f", "gone soon")
         try bench.delete("f")
         // The journal is asked again after a while.
         let asked = MonotonicTime.now + .milliseconds(150)
@@ -195,11 +191,7 @@ import Threading
     @Test("a file that is renamed during its upload has left nothing behind when the drain ends")
     func renamedDuringUpload() throws {
         let bench = try StoreShape.nothing.bench()
-        let gate = Gate()
-        bench.faults.inject(.wait(gate), on: .put, .first(1))
-        try bench.write("old", "bytes")
-        bench.synchronizer.start()
-        #expect(gate.waitForCallers(1))
+        let gate = try bench.beginUpload(of: "old", "bytes")
         try bench.rename("old", to: "new")
         let memory = bench.memory
         let opener = WorkerThread(name: "opener") {
@@ -216,11 +208,7 @@ import Threading
     @Test("a file that is overwritten during its upload ends up with the later bytes")
     func overwrittenDuringUpload() throws {
         let bench = try Workbench()
-        let gate = Gate()
-        bench.faults.inject(.wait(gate), on: .put, .first(1))
-        try bench.write("f", "first")
-        bench.synchronizer.start()
-        #expect(gate.waitForCallers(1))
+        let gate = try bench.beginUpload(of: "f", "first")
         try bench.write("f", "later")
         gate.open()
         try bench.drain()
@@ -232,11 +220,7 @@ import Threading
     @Test("a file that is appended to during its upload is uploaded as the prefix, then whole")
     func appendedDuringUpload() throws {
         let bench = try Workbench()
-        let gate = Gate()
-        bench.faults.inject(.wait(gate), on: .put, .first(1))
-        try bench.write("f", "first")
-        bench.synchronizer.start()
-        #expect(gate.waitForCallers(1))
+        let gate = try bench.beginUpload(of: "f", "first")
         try bench.append("f", " second")
         gate.open()
         try bench.wait("prefix") { bench.text("f") != nil }

@@ -203,6 +203,17 @@ final class Workbench {
         return inode
     }
 
+    /// Writes a file and starts the synchronizer. Returns when the upload has come to the store, which it does not enter
+    /// before the gate is opened.
+    func beginUpload(of path: String, _ text: String) throws -> Gate {
+        let gate = Gate()
+        faults.inject(.wait(gate), on: .put, .first(1))
+        try write(path, text)
+        synchronizer.start()
+        #expect(gate.waitForCallers(1))
+        return gate
+    }
+
     func append(_ path: String, _ text: String) throws {
         let inode = try #require(try catalog.inode(at: StorePath(path)!)).id
         let content = try cache.open(inode)
