@@ -141,6 +141,28 @@ struct S3StoreTests {
         #expect(transport.requests.count == 2)
     }
 
+    @Test("a write that lost against another at the same time is done again")
+    func unconfirmedWrite() throws {
+        let right = TextEncoding.hex(Digest.md5(Array("ours".utf8)))
+        let others = TextEncoding.hex(Digest.md5(Array("them".utf8)))
+        let tries = Lock(0)
+        let transport = StubTransport { request in
+            guard request.method == "PUT" else {
+                return text("", [("ETag", "\"\(others)\""), ("Content-Length", "4")])
+            }
+            let number = tries.withLock { count in
+                count += 1
+                return count
+            }
+            return text("", number == 1 ? [] : [("ETag", "\"\(right)\"")])
+        }
+        let store = try store(transport)
+        store.state.withLock { $0.traits.tagIsMD5 = true }
+        let metadata = try store.put(UploadBody(Array("ours".utf8)), at: StorePath("a")!, PutOptions())
+        #expect(metadata.version?.text == right)
+        #expect(transport.requests.map(\.method) == ["PUT", "HEAD", "PUT"])
+    }
+
     @Test("the tag of an object under a key service's encryption is no MD5")
     func keyService() throws {
         let tag = String(repeating: "0", count: 32)

@@ -286,11 +286,15 @@ class Mount:
                 found.append(int(entry.name))
         return found
 
-    def kill(self):
-        """The worst that can happen to a daemon short of a power loss."""
+    def kill(self, before_unmounting=lambda: None):
+        """The worst that can happen to a daemon short of a power loss.
+
+        Whoever still writes below the mount point must end before it is unmounted: else it writes beneath it.
+        """
         for pid in self.pids():
             os.kill(pid, signal.SIGKILL)
         self.wait_for_end(timeout=20)
+        before_unmounting()
         run("umount", "-l", self.point, check=False, timeout=20)
 
     def memory(self):

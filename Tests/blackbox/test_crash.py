@@ -121,9 +121,7 @@ def test_nothing_closed_is_lost_when_the_daemon_is_killed_at_any_moment(store, m
         found = store.names()
         assert [name for name, size in found.items()
                 if 400_000 < size != 12 << 20 and not name.startswith(".tmp")] == []
-        mount.kill()
-        out, _ = writer.communicate(timeout=60)
-        expected.hear(out)
+        mount.kill(before_unmounting=lambda: expected.hear(writer.communicate(timeout=60)[0]))
     assert len(expected.alive) > 20
     mount.start()
     expected.check(lambda name: (mount.data / name).read_bytes(), "in the mount")
