@@ -19,6 +19,9 @@ extension CachedContent {
     /// costs less than the next request.
     static let largestWhole: Int64 = 512 << 10
 
+    /// How often one fetch asks the store, for an object that is moved or replaced again and again.
+    static let mostAttempts = 8
+
     /// Why something is fetched, and in what portions.
     enum FetchReason {
         /// Somebody waits. Begins and ends at multiples of `grain`, at least ``alignment``.
@@ -113,17 +116,17 @@ extension CachedContent {
         } catch { return finish(fetch, error) }
         cache.statistics.add(.downloadsInFlight, 1)
         var error: CacheError?
-        var isSecondAttempt = false
-        while true {
+        for attempt in 1...Self.mostAttempts {
             do throws(CacheError) {
                 guard let (source, range) = try prepare(fetch) else { break }
                 error = transfer(fetch, range, from: source)
-                if case .store(let failure) = error, !isSecondAttempt {
-                    isSecondAttempt = true
-                    if try isWorthRepeating(fetch, failure, source) { continue }
-                }
-            } catch let failure { error = failure }
-            break
+                guard case .store(let failure) = error,
+                    try isWorthRepeating(fetch, failure, source, attempt)
+                else { break }
+            } catch let failure {
+                error = failure
+                break
+            }
         }
         cache.statistics.add(.downloadsInFlight, -1)
         cache.fetchIsOver(fetch)
@@ -133,7 +136,7 @@ extension CachedContent {
     /// - Returns: Where to read what is still missing, and which range; nil: nothing.
     private func prepare(_ fetch: Fetch) throws(CacheError) -> (ContentSource, Range<Int64>?)? {
         // The object may have been moved on the store since the content was loaded.
-        let source = try currentSource()
+        let source = try record()?.source
         return state.withLock { state -> (ContentSource, Range<Int64>?)? in
             if let source { state.source = source }
             fetch.localError = nil
@@ -146,27 +149,30 @@ extension CachedContent {
         }
     }
 
-    private func currentSource() throws(CacheError) -> ContentSource? {
-        try asking { () throws(CatalogError) in try cache.index.content(of: inode) }?.source
+    private func record() throws(CacheError) -> ContentRecord? {
+        try asking { () throws(CatalogError) in try cache.index.content(of: inode) }
     }
 
-    /// Whether to ask once more: the bytes were damaged, or the object has another place now.
-    private func isWorthRepeating(_ fetch: Fetch, _ failure: StoreError, _ source: ContentSource) throws(CacheError)
-        -> Bool
-    {
+    /// Whether to ask once more: the bytes were damaged, or the object has another place or version now.
+    private func isWorthRepeating(
+        _ fetch: Fetch, _ failure: StoreError, _ source: ContentSource, _ attempt: Int
+    ) throws(CacheError) -> Bool {
         switch failure.code {
-        case .corrupted: return true
+        case .corrupted: return attempt == 1
         case .notFound, .preconditionFailed:
-            var attempts = 0
             while true {
-                let isBeingUploaded = state.withLock { !$0.views.isEmpty }
-                if let current = try currentSource(), current != source { return true }
-                attempts += 1
-                // What replaced it may be an upload of this content, and a move on the store may be done there, both
-                // not yet noted here: a moment tells. An upload is over with its view, and noted before.
-                let mayBeOurs = isBeingUploaded ? fetch.wish != .none : failure.code == .notFound && attempts < 5
-                guard mayBeOurs, !cache.isShutDown else { return false }
-                usleep(50_000)
+                guard let record = try record() else { return false }
+                if record.source != source { return true }
+                // What a worker has done to it there is not noted here yet. An upload of this content has done nothing
+                // before it has its view: it may be what waits here.
+                let mayBeOurs =
+                    switch record.sourceWork {
+                    case .none: false
+                    case .upload: state.withLock { !$0.views.isEmpty }
+                    case .other: true
+                    }
+                guard mayBeOurs, fetch.wish != .none, !cache.isShutDown else { return false }
+                usleep(20_000)
             }
         default: return false
         }

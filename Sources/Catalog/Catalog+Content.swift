@@ -129,6 +129,7 @@ extension Tables {
             source: try row.object.map { object throws(CatalogError) in
                 try source(object, inode, version: row.version, size: row.sourceSize)
             },
+            sourceWork: try row.object.map { object throws(CatalogError) in try work(on: object, of: inode) } ?? .none,
             isChanging: row.isChanging)
     }
 

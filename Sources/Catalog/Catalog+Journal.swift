@@ -145,8 +145,14 @@ extension Catalog {
     }
 
     /// The worker that ``plan(_:)`` has sent is back, whatever came of it.
-    package func stepEnded(_ item: PendingID) throws(CatalogError) {
-        try read { tables throws(CatalogError) in tables.workEnded(item.value) }
+    ///
+    /// - Returns: The rows that were ``SyncStep/busy`` because of a step that has ended: they can be planned again.
+    package func stepEnded(_ item: PendingID) throws(CatalogError) -> [PendingID] {
+        try read { tables throws(CatalogError) in
+            tables.workEnded(item.value)
+            defer { tables.released = [] }
+            return tables.released.map { PendingID($0) }
+        }
     }
 
     /// The step that was planned did not succeed.

@@ -20,10 +20,9 @@ extension Catalog {
                 }
                 return step
             }
-            if try tables.obstacle(to: work, of: row.id) != nil {
+            if let other = try tables.obstacle(to: work, of: row.id) {
                 tables.workEnded(row.id)
-                // Not "by that row": it holds the place for one step only, and may itself wait for this one next.
-                return .blocked(by: nil)
+                return tables.refuse(row.id, while: other)
             }
             work.cause = try tables.cause(row.id)
             tables.underWay[row.id] = work
@@ -37,9 +36,11 @@ extension Tables {
     fileprivate func work(of step: SyncStep) throws(CatalogError) -> Work? {
         var work = Work(begun: workCount)
         switch step {
-        case .done, .blocked: return nil
+        case .done, .blocked, .busy: return nil
         case .list, .fetch: break
-        case .upload(let plan): work.places = [Place(plan.placement)]
+        case .upload(let plan):
+            work.places = [Place(plan.placement)]
+            work.uploaded = plan.placement.inode
         case .copy(let plan): work.places = [Place(plan.placement)]
         case .createDirectory(let plan): work.places = [Place(parent: plan.parentObject, name: plan.name)]
         case .setAttributes(let plan): work.places = try places(of: plan.object)
@@ -78,8 +79,8 @@ private struct Planner {
         if let directory = try misplacedAncestor(of: parent) { return .blocked(by: try rowOfDirectory(directory)) }
         guard let place = try tables.place(of: parent) else { return .blocked(by: nil) }
         // What lies there is about to change: nothing can be found in order now.
-        if try tables.worker(at: Tables.Place(parent: place, name: name), but: row.id) != nil {
-            return .blocked(by: nil)
+        if let worker = try tables.worker(at: Tables.Place(parent: place, name: name), but: row.id) {
+            return tables.refuse(row.id, while: worker)
         }
         let slot = Slot(
             name: name, parent: parent, place: place, object: try tables.object(name, below: place),
@@ -140,7 +141,7 @@ private struct Planner {
         guard let object = try tables.object(id), let name = object.name else { return .done }
         // What is being put there is not what was to be deleted: then it is found out anew.
         if let worker = try tables.worker(at: Tables.Place(parent: object.parent, name: name), but: row.id) {
-            return .blocked(by: PendingID(worker))
+            return tables.refuse(row.id, while: worker)
         }
         // What belongs to a directory that shares the object, and has yet to leave it, is not meant for this place.
         let holders = try tables.directories(at: object.parent)
@@ -305,11 +306,15 @@ private struct Planner {
         }
         try tables.database.run("UPDATE inode SET listed_ns = ? WHERE id = ?", .int(tables.now), .int(inode.id.row))
         if try tables.directory(at: own) == nil { try tables.markDeletion(of: own) }
-        // Its files there are copied from before they go; one that another directory uses by now stays.
-        let left = try tables.database.all("SELECT id FROM object WHERE parent = ? AND directory = 0", .int(own)) {
-            $0.int(0)
+        // Its files there are copied from before they go; one that another directory uses by now stays. So does a
+        // directory that somebody here is still in.
+        let left = try tables.database.all("SELECT id, directory FROM object WHERE parent = ?", .int(own)) {
+            (id: $0.int(0), isDirectory: $0.bool(1))
         }
-        for id in left { try tables.markDeletion(of: id) }
+        for (id, isDirectory) in left {
+            if isDirectory, try tables.directory(at: id) != nil { continue }
+            try tables.markDeletion(of: id)
+        }
         return try directory(inode, slot)
     }
 

@@ -180,6 +180,14 @@ package struct ContentSource: Hashable, Sendable {
     }
 }
 
+/// What a worker is doing with the object that has a file's bytes.
+package enum SourceWork: Sendable {
+    case none
+    /// Replaces it by this very content: as soon as it has read all of it.
+    case upload
+    case other
+}
+
 /// What the catalog remembers of a file's content.
 package struct ContentRecord: Sendable {
     package var inode: InodeID
@@ -192,11 +200,13 @@ package struct ContentRecord: Sendable {
     package var present: RangeSet
     /// nil: there is no object; all bytes are here.
     package var source: ContentSource?
+    /// What a worker is doing with what lies at the source: it may be elsewhere already, or be another version.
+    package var sourceWork: SourceWork
     /// Whether a change was begun and not saved, as after a crash: the cache file may then be longer than `size`.
     package var isChanging: Bool
     package init(
         inode: InodeID, size: Int64, generation: Int64, isDirty: Bool, present: RangeSet, source: ContentSource?,
-        isChanging: Bool
+        sourceWork: SourceWork = .none, isChanging: Bool
     ) {
         self.inode = inode
         self.size = size
@@ -204,6 +214,7 @@ package struct ContentRecord: Sendable {
         self.isDirty = isDirty
         self.present = present
         self.source = source
+        self.sourceWork = sourceWork
         self.isChanging = isChanging
     }
 }
@@ -304,6 +315,8 @@ package enum SyncStep: Sendable {
     case fetch(InodeID)
     /// Something else has to be done first; ask again after it, or a moment later.
     case blocked(by: PendingID?)
+    /// Another worker is changing what this is about; ask again when ``Catalog/stepEnded(_:)`` names this row.
+    case busy
 }
 
 /// Whose state goes where on the store, and which state: what the catalog has to know again when it is there.

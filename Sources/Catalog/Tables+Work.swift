@@ -17,6 +17,14 @@ extension Tables {
         return nil
     }
 
+    /// What is being done with the object that has the inode's bytes.
+    func work(on object: Int64, of inode: InodeID) throws(CatalogError) -> SourceWork {
+        guard !underWay.isEmpty, let row = try self.object(object), let name = row.name,
+            let worker = try worker(at: Place(parent: row.parent, name: name))
+        else { return .none }
+        return underWay[worker]?.uploaded == inode ? .upload : .other
+    }
+
     /// The row whose work does not go together with this one.
     func obstacle(to work: Work, of row: Int64) throws(CatalogError) -> Int64? {
         for place in work.places {
@@ -29,9 +37,17 @@ extension Tables {
         return nil
     }
 
+    /// The row has to wait until the other one's step has ended. Not for that row to be done: it holds the place for
+    /// one step only, and may itself wait for this one next.
+    func refuse(_ row: Int64, while worker: Int64) -> SyncStep {
+        refused[worker, default: []].insert(row)
+        return .busy
+    }
+
     /// The worker that carried out the row's step is back, whatever came of it.
     func workEnded(_ row: Int64) {
         guard let work = underWay.removeValue(forKey: row) else { return }
+        released.formUnion(refused.removeValue(forKey: row) ?? [])
         workCount += 1
         let moment = Moment(count: workCount, time: now)
         for place in work.places { ended[place] = moment }

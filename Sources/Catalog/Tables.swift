@@ -11,6 +11,9 @@ final class Tables {
     /// Rows of the journal that a worker is carrying out, and what this changes on the store. By place, since the row
     /// may go, and the name here change, while the worker works.
     var underWay: [Int64: Work] = [:]
+    /// The rows that wait for the end of a row's step, and those that need not any more and have not been told yet.
+    var refused: [Int64: Set<Int64>] = [:]
+    var released: Set<Int64> = []
     /// When work of ours at a place ended, and on an object with all that is below it. What the store has said before
     /// may be from before the work. In memory: no listing outlasts the process.
     var ended: [Place: Moment] = [:]
@@ -45,6 +48,8 @@ final class Tables {
         var places: [Place] = []
         /// This object moves or goes, and with it the path of everything below.
         var subtree: Int64?
+        /// Whose content is uploaded.
+        var uploaded: InodeID?
         /// The count of ended work when it was planned.
         var begun: Int64
         /// Of the row when it was planned: the row may be gone before the work ends.

@@ -30,7 +30,7 @@ package protocol Journal: Sendable {
         -> [NamespaceChange]
     func saveCheckpoint(_ state: String?, for item: PendingID) throws(CatalogError)
     /// The worker that ``plan(_:)`` has sent is back, whatever came of it.
-    func stepEnded(_ item: PendingID) throws(CatalogError)
+    func stepEnded(_ item: PendingID) throws(CatalogError) -> [PendingID]
     func failed(_ item: PendingID, revision: Int64, error: String, retryAt: Timestamp?) throws(CatalogError)
 
     func beginListing(of directory: InodeID) throws(CatalogError) -> ListingPlan?

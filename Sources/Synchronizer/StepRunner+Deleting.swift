@@ -22,6 +22,7 @@ extension StepRunner {
                     case .done: outcomes.append((row.id, .done(askedStore: false)))
                     case .delete(let plan): plans.append(plan)
                     case .blocked(let blocker): blocked.append((row, blocker))
+                    case .busy: outcomes.append((row.id, .busy))
                     default: others.append(row)
                     }
                 } catch {
@@ -30,7 +31,7 @@ extension StepRunner {
             }
             for (id, outcome) in delete(plans) {
                 do {
-                    try journal.stepEnded(id)
+                    try stepEnded(id)
                     outcomes.append((id, outcome))
                 } catch {
                     outcomes.append((id, .failed(StoreError(error))))

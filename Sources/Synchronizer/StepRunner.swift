@@ -18,6 +18,8 @@ struct StepRunner: Sendable {
     /// Bytes that went out, for the scheduler's measure.
     let sent: @Sendable (Int64) -> Void
     let isStopping: @Sendable () -> Bool
+    /// Rows that another worker's step has kept waiting can be planned again.
+    let release: @Sendable ([PendingID]) -> Void
 
     /// A row that needs more than this is given back, so that others get their turn.
     private static let mostSteps = 64
@@ -43,8 +45,11 @@ struct StepRunner: Sendable {
                 if isStopping() { return .overtaken }
                 let step = try catalog { () throws(CatalogError) in try planned(row) }
                 guard let kind = StepKind(step) else {
-                    if case .blocked(let blocker) = step { return .blocked(by: blocker) }
-                    return .done(askedStore: asked)
+                    switch step {
+                    case .blocked(let blocker): return .blocked(by: blocker)
+                    case .busy: return .busy
+                    default: return .done(askedStore: asked)
+                    }
                 }
                 counts[kind, default: 0] += 1
                 guard counts[kind]! <= Self.mostRepeats else {
@@ -52,7 +57,7 @@ struct StepRunner: Sendable {
                         .internal, "'\(row.path)' does not get on: \(kind) was needed \(Self.mostRepeats) times")
                 }
                 let outcome = Result { () throws(StoreError) in try perform(step, of: row) }
-                try catalog { () throws(CatalogError) in try journal.stepEnded(row.id) }
+                try catalog { () throws(CatalogError) in try stepEnded(row.id) }
                 switch try outcome.get() {
                 case .goOn: asked = true
                 case .overtaken: return .overtaken
@@ -73,6 +78,11 @@ struct StepRunner: Sendable {
         }
     }
 
+    func stepEnded(_ item: PendingID) throws(CatalogError) {
+        let released = try journal.stepEnded(item)
+        if !released.isEmpty { release(released) }
+    }
+
     /// The plan; where it is blocked by something that it has just found out about, that is asked for at once.
     private func planned(_ row: PendingItem) throws(CatalogError) -> SyncStep {
         var step = try journal.plan(row)
@@ -85,7 +95,7 @@ struct StepRunner: Sendable {
 
     func perform(_ step: SyncStep, of row: PendingItem) throws(StoreError) -> StepOutcome {
         switch step {
-        case .done, .blocked: break
+        case .done, .blocked, .busy: break
         case .upload(let plan): return try upload(plan)
         case .setAttributes(let plan): try setAttributes(plan)
         case .copy(let plan): try copy(plan)
@@ -302,7 +312,7 @@ private enum StepKind: Hashable, CustomStringConvertible {
 
     init?(_ step: SyncStep) {
         switch step {
-        case .done, .blocked: return nil
+        case .done, .blocked, .busy: return nil
         case .upload: self = .upload
         case .setAttributes: self = .setAttributes
         case .copy: self = .copy

@@ -255,7 +255,8 @@ extension Synchronizer {
         return StepRunner(
             journal: journal, contents: contents, store: store, statistics: statistics, clock: clock,
             deadline: deadline, memory: memory, onChange: onChange, sent: sent,
-            isStopping: { [weak self] in self?.jobs.withLock { $0.isStopping } ?? true })
+            isStopping: { [weak self] in self?.jobs.withLock { $0.isStopping } ?? true },
+            release: { [weak self] in self?.process(.released($0)) })
     }
 
     private func finish(_ id: PendingID, _ outcome: UploadScheduler.Outcome, _ begun: MonotonicTime) {

@@ -12,12 +12,13 @@ extension UploadScheduler {
         // Measured before the worker is free: was there more to do than workers?
         switch outcome {
         case .done(askedStore: true), .outdated: note(run.lane.isMeasuredInBytes ? 0 : 1, 1, run.lane, now)
-        case .done, .overtaken, .blocked, .failed: break
+        case .done, .overtaken, .blocked, .busy, .failed: break
         }
         if let left = batchLeft[run.batch] {
             batchLeft[run.batch] = left > 1 ? left - 1 : nil
             if left == 1 { workersBusy[run.lane.rawValue] -= 1 }
         }
+        let wasReleased = releasedEarly.remove(id) != nil
         switch outcome {
         case .done(let askedStore):
             if askedStore {
@@ -38,6 +39,9 @@ extension UploadScheduler {
             rest(id, now)
             release(id, now, gotOn: false)
         case .blocked(by: let blocker): block(run.item, by: blocker, now, &actions)
+        case .busy:
+            rest(id, now)
+            if wasReleased { released(id, &actions) }
         case .failed(let error): failed(run, error, now, &actions)
         }
     }
@@ -140,6 +144,22 @@ extension UploadScheduler {
     mutating func rest(_ id: PendingID, _ now: MonotonicTime) {
         let count = (rounds[id] ?? 0) + 1
         leaveAlone(id, until: now + Self.resting.wait(afterFailures: count, &random), count: count)
+    }
+
+    /// What the row was busy for has ended: it may be tried again.
+    mutating func released(_ id: PendingID, _ actions: inout [Action]) {
+        if running[id] != nil {
+            releasedEarly.insert(id)
+        } else if rests.removeValue(forKey: id) != nil {
+            wake(id, &actions)
+        }
+    }
+
+    /// A row that need not rest any more comes with the next offer, if it is due by itself; at once, if others wait for
+    /// it.
+    mutating func wake(_ id: PendingID, _ actions: inout [Action]) {
+        isNews = true
+        if waiters[id]?.isEmpty == false, lookingUp.insert(id).inserted { actions.append(.lookUp(id)) }
     }
 
     mutating func leaveAlone(_ id: PendingID, until: MonotonicTime, count: Int) {

@@ -53,6 +53,8 @@ extension UploadScheduler {
         /// The answer to ``Action/lookUp(_:)``; nil: the row is gone.
         case lookedUp(PendingID, PendingItem?)
         case finished(PendingID, Outcome)
+        /// What kept these rows busy has ended.
+        case released([PendingID])
         /// Bytes went out for a row under way.
         case sent(Int64, Lane)
         /// Somebody asked for rows, or the settings changed: what waits after a failure need not wait.
@@ -73,6 +75,8 @@ extension UploadScheduler {
         case overtaken
         /// Another row has to be done first; nil: which one is not known.
         case blocked(by: PendingID?)
+        /// Another worker is changing what this is about: ``Event/released(_:)`` tells when it may be tried again.
+        case busy
         case failed(StoreError)
     }
 

@@ -31,6 +31,8 @@ package struct UploadScheduler: Sendable {
     var lookingUp: Set<PendingID> = []
     var rounds: [PendingID: Int] = [:]
     var rests: [PendingID: Rest] = [:]
+    /// Running rows whose reason to be busy may have ended before they tell of it.
+    var releasedEarly: Set<PendingID> = []
     /// Not later than the end of any rest; nil: there are none.
     var nextRestEnd: MonotonicTime?
     /// How often a row failed by itself, not by an outage. Begins anew with each start of the program.
@@ -105,6 +107,7 @@ package struct UploadScheduler: Sendable {
             askAt = now + .seconds(1)
         case .lookedUp(let id, let item): lookedUp(id, item, now, &actions)
         case .finished(let id, let outcome): finished(id, outcome, now, &actions)
+        case .released(let ids): for id in ids { released(id, &actions) }
         case .sent(let bytes, let lane): note(Double(bytes), 0, lane, now)
         case .expedited:
             isNews = true
@@ -128,7 +131,7 @@ package struct UploadScheduler: Sendable {
         case .stopped: isStopped = true
         }
         guard !isStopped else { return actions }
-        endRests(now)
+        endRests(now, &actions)
         start(now, &actions)
         ask(now, &actions)
         return actions
@@ -177,13 +180,13 @@ package struct UploadScheduler: Sendable {
         }
     }
 
-    mutating func endRests(_ now: MonotonicTime) {
+    mutating func endRests(_ now: MonotonicTime, _ actions: inout [Action]) {
         guard let next = nextRestEnd, next <= now else { return }
         for (id, rest) in rests where rest.until <= now {
             // The count stays for as long as the row does not get on: see `finished`.
             rests[id] = nil
             rounds[id] = max(rounds[id] ?? 0, rest.count)
-            isNews = true
+            wake(id, &actions)
         }
         nextRestEnd = rests.values.map(\.until).min()
     }

@@ -1,3 +1,4 @@
+import Glibc
 import StoreAPI
 import Testing
 import Threading
@@ -13,6 +14,13 @@ struct ConvergenceTests {
         .attributes, .atomicMove, .directoryMove, .realDirectories, .serverSideCopy, .conditionalCreate,
     ]
     static let plainStore: StoreCapabilities.Features = [.realDirectories]
+
+    /// `CLOUDFUSION_TEST_SEEDS=first-last` asks for others, or for more.
+    static let seeds: [UInt64] = {
+        let bounds = (getenv("CLOUDFUSION_TEST_SEEDS").map { String(cString: $0) } ?? "0-149").split(separator: "-")
+            .map { UInt64($0)! }
+        return Array(bounds[0]...bounds[1])
+    }()
 
     @Test(
         "make the store equal to the namespace after any changes",
@@ -32,7 +40,7 @@ struct ConvergenceTests {
 
     @Test(
         "make it equal with many workers, changes and listings at once, and take nothing of ours for somebody else's",
-        arguments: [objectStore, diskStore, plainStore], 0..<UInt64(150))
+        arguments: [objectStore, diskStore, plainStore], seeds)
     func convergeAtOnce(features: StoreCapabilities.Features, seed: UInt64) throws {
         let world = try World(features, seed: seed)
         world.isListed = true
@@ -199,6 +207,7 @@ private final class World {
     }
 
     private func change(_ inode: InodeID, _ content: String) throws {
+        trace.append("    content of \(inode) := \(content)")
         _ = try catalog.catalog.beginChange(of: inode)
         let size = Int64(content.utf8.count)
         _ = try catalog.catalog.save(
@@ -237,18 +246,22 @@ private final class World {
             case 5:
                 guard let old, let place = try? resolve(old.path) else { return }
                 _ = try catalog.remove(place.1, from: place.0, isDirectory: old.inode.kind == .directory)
+                trace.append("    rm \(old.path)")
             case 6, 7, 8:
                 guard let old, let from = try? resolve(old.path), let to = try? resolve(new) else { return }
                 let exists = tree.contains { $0.path == new }
                 let mode: RenameMode = exists && Bool.random(using: &random) ? .exchange : .replace
                 _ = try catalog.rename(from.1, in: from.0, to: to.1, in: to.0, mode)
+                trace.append("    rename \(old.path) (\(old.inode.id)) \(mode) \(new)")
             default:
                 guard let old else { return }
                 if old.inode.kind == .file, Bool.random(using: &random), let place = try? resolve(new) {
                     _ = try catalog.link(old.inode.id, named: place.1, in: place.0)
+                    trace.append("    link \(old.path) (\(old.inode.id)) \(new)")
                 } else {
                     _ = try catalog.setAttributes(
                         AttributeChanges(mode: UInt32(random.next() % 0o1000), changed: .now), of: old.inode.id)
+                    trace.append("    chmod \(old.path) (\(old.inode.id))")
                 }
             }
         } catch {
@@ -262,6 +275,7 @@ private final class World {
 
     /// Drops all clean content from the cache.
     func evictAll() {
+        trace.append("    evict all")
         for candidate in (try? catalog.catalog.evictionCandidates(limit: 10_000)) ?? [] {
             try? catalog.catalog.contentWasEvicted(candidate.inode)
             cache[candidate.inode] = nil
@@ -346,7 +360,7 @@ private final class World {
         trace.append("\(item.path): \(step)")
         let outcome = try perform(step, of: item)
         try outcome?()
-        try catalog.catalog.stepEnded(item.id)
+        _ = try catalog.catalog.stepEnded(item.id)
         return outcome != nil
     }
 
@@ -387,17 +401,28 @@ private final class World {
         let number = Int.random(in: 0..<max(1, sent.count + answered.count), using: &random)
         if number < sent.count {
             let (item, step) = sent.remove(at: number)
+            trace.append("on the store: \(item.path)")
+            if case .upload(let plan) = step, try isSourceUnderWay(plan.placement.inode) {
+                // As a reader does: it waits until the other worker is back.
+                sent.insert((item, step), at: 0)
+                return true
+            }
             let outcome = try perform(step, of: item)
             answered.append((item, outcome ?? {}))
         } else if number - sent.count < answered.count {
             let (item, outcome) = answered.remove(at: number - sent.count)
             trace.append("report of \(item.path)")
             try outcome()
-            try catalog.catalog.stepEnded(item.id)
+            _ = try catalog.catalog.stepEnded(item.id)
         } else {
             return false
         }
         return true
+    }
+
+    private func isSourceUnderWay(_ inode: InodeID) throws -> Bool {
+        guard cache[inode] == nil else { return false }
+        return try catalog.catalog.content(of: inode)?.sourceWork == .other
     }
 
     private func goOnListing() throws {
@@ -434,7 +459,7 @@ private final class World {
         let catalog = catalog.catalog
         switch step {
         case .done: return {}
-        case .blocked: return nil
+        case .blocked, .busy: return nil
         case .upload(let plan):
             let key = plan.target.description
             try requireParent(key)
@@ -537,8 +562,9 @@ private final class World {
     func compare() throws {
         let tree = try tree()
         let names = Set(tree.map(\.path))
-        #expect(names.subtracting(store.keys) == [], "missing on the store")
-        #expect(Set(store.keys).subtracting(names) == [], "left behind on the store")
+        let history = trace.suffix(400).joined(separator: "\n")
+        #expect(names.subtracting(store.keys) == [], "missing on the store\n\(history)")
+        #expect(Set(store.keys).subtracting(names) == [], "left behind on the store\n\(history)")
         if features.contains(.attributes) {
             for (path, inode) in tree where !path.contains(".conflict-") {
                 #expect(modes[path] == inode.mode, "'\(path)'\n\(trace.suffix(60).joined(separator: "\n"))")

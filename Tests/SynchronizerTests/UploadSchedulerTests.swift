@@ -430,6 +430,49 @@ struct Simulation {
         #expect(simulation.rows.isEmpty)
     }
 
+    @Test("a row that another worker keeps busy goes on when that one's step has ended, and who waits for it as well")
+    func busy() {
+        for isTold in [true, false] {
+            var simulation = Simulation()
+            let directory = simulation.add("d")
+            simulation.add("d/f")
+            var (isHeld, isMade) = (true, false)
+            simulation.outcome = { row, _ in
+                if row.id != directory { return isMade ? .done(askedStore: true) : .blocked(by: directory) }
+                if isHeld { return .busy }
+                isMade = true
+                return .done(askedStore: true)
+            }
+            // It rests longer and longer.
+            simulation.run(for: .seconds(60))
+            #expect(simulation.begun.filter { $0 == directory }.count < 40)
+            isHeld = false
+            if isTold { simulation.send(.released([directory])) }
+            simulation.run(for: .milliseconds(300))
+            #expect(simulation.rows.isEmpty == isTold)
+        }
+    }
+
+    @Test("the end of what kept a row busy counts also when it is told before the row's own answer")
+    func releasedEarly() {
+        for isTold in [true, false] {
+            var simulation = Simulation()
+            let row = simulation.add()
+            var refusals = Int.max
+            simulation.outcome = { _, _ in
+                refusals -= 1
+                return refusals >= 0 ? .busy : .done(askedStore: true)
+            }
+            simulation.run(for: .seconds(60))
+            let begun = simulation.begun.count
+            while simulation.begun.count == begun { _ = simulation.step(until: simulation.now + .seconds(10)) }
+            refusals = 1
+            if isTold { simulation.send(.released([row])) }
+            simulation.run(for: .milliseconds(300))
+            #expect(simulation.rows.isEmpty == isTold)
+        }
+    }
+
     @Test("a row that is changed all the time is not worked on in a loop")
     func noLoop() {
         var simulation = Simulation()
