@@ -29,6 +29,21 @@ extension Catalog {
             return step
         }
     }
+
+    /// The same upload of a newer state of the content, with the attributes that the file has now: the times belong to
+    /// the bytes. What was sent of the older state is of no use.
+    package func plan(_ plan: UploadPlan, for generation: Int64) throws(CatalogError) -> UploadPlan {
+        guard plan.placement.contentGeneration != generation else { return plan }
+        return try read { tables throws(CatalogError) in
+            var plan = plan
+            plan.placement.contentGeneration = generation
+            plan.checkpoint = nil
+            guard let inode = try tables.inode(plan.placement.inode) else { return plan }
+            plan.attributes = try tables.storeAttributes(of: inode)
+            plan.placement.attributeGeneration = try tables.generations(of: inode.id).attributes
+            return plan
+        }
+    }
 }
 
 extension Tables {

@@ -19,6 +19,7 @@ package protocol Journal: Sendable {
     /// What the store can do decides what ``plan(_:)`` asks for.
     func setCapabilities(_ capabilities: StoreCapabilities) throws(CatalogError)
     func plan(_ item: PendingItem) throws(CatalogError) -> SyncStep
+    func plan(_ plan: UploadPlan, for generation: Int64) throws(CatalogError) -> UploadPlan
     func uploaded(_ plan: UploadPlan, as metadata: Metadata) throws(CatalogError)
     func attributesWereSet(_ plan: AttributesPlan, to metadata: Metadata) throws(CatalogError)
     func copied(_ plan: CopyPlan, as metadata: Metadata) throws(CatalogError)

@@ -29,12 +29,8 @@ extension StepRunner {
                 .tooLarge, "'\(plan.target)' has \(view.size) bytes; the store takes \(largest) at most",
                 path: plan.target)
         }
-        var plan = plan
-        if plan.placement.contentGeneration != view.generation {
-            // The file went on since the plan was made: an interrupted upload of the older state is of no use.
-            plan.placement.contentGeneration = view.generation
-            plan.checkpoint = nil
-        }
+        // The file may have gone on since the plan was made.
+        let plan = try renewed(plan, for: view)
         guard memory.timesTorn(plan.placement.item) > 0, isOverdue(plan.placement.item) else {
             return try put(plan, view.body, view)
         }
@@ -52,11 +48,14 @@ extension StepRunner {
             view.end()
             view = newer
         }
-        plan.placement.contentGeneration = view.generation
-        plan.checkpoint = nil
+        let latest = try renewed(plan, for: view)
         return try withExtendedLifetime(snapshot) { () throws(StoreError) -> StepOutcome in
-            try put(plan, snapshot?.body ?? view.body, view, evenIfTorn: true)
+            try put(latest, snapshot?.body ?? view.body, view, evenIfTorn: true)
         }
+    }
+
+    private func renewed(_ plan: UploadPlan, for view: UploadView) throws(StoreError) -> UploadPlan {
+        try catalog { () throws(CatalogError) in try journal.plan(plan, for: view.generation) }
     }
 
     private func isOverdue(_ id: PendingID) -> Bool {

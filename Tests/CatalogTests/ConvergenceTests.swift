@@ -148,7 +148,7 @@ private final class World {
     var store: [String: Thing] = [:]
     private var versions: [String: Int] = [:]
     private var nextVersion = 1
-    private var modes: [String: UInt32] = [:]
+    private var attributes: [String: Attributes] = [:]
     /// Bytes in the cache, by inode; and what each file should hold, by inode.
     private var cache: [InodeID: String] = [:]
     private var truth: [InodeID: String] = [:]
@@ -211,7 +211,8 @@ private final class World {
         _ = try catalog.catalog.beginChange(of: inode)
         let size = Int64(content.utf8.count)
         _ = try catalog.catalog.save(
-            ContentState(inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: nil),
+            ContentState(
+                inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: catalog.clock.calendar),
             isChanged: true)
         cache[inode] = content
         truth[inode] = content
@@ -473,10 +474,10 @@ private final class World {
             uploads += 1
             var plan = plan
             if let now = try catalog.content(of: plan.placement.inode) {
-                plan.placement.contentGeneration = now.generation
+                plan = try catalog.plan(plan, for: now.generation)
             }
             let metadata = put(key, content)
-            modes[key] = plan.attributes.mode
+            attributes[key] = plan.attributes
             return { [plan] in try catalog.uploaded(plan, as: metadata) }
         case .copy(let plan):
             try requireParent(plan.target.description)
@@ -491,17 +492,17 @@ private final class World {
                 }
             }
             let metadata = put(plan.target.description, content)
-            modes[plan.target.description] = plan.attributes.mode
+            attributes[plan.target.description] = plan.attributes
             return { try catalog.copied(plan, as: metadata) }
         case .createDirectory(let plan):
             try requireParent(plan.target.description)
             #expect(store[plan.target.description] ?? .directory == .directory)
             store[plan.target.description] = .directory
-            modes[plan.target.description] = plan.attributes.mode
+            attributes[plan.target.description] = plan.attributes
             return { try catalog.directoryWasMade(plan) }
         case .setAttributes(let plan):
             let known = try #require(metadata(plan.path.description))
-            modes[plan.path.description] = plan.attributes.mode
+            attributes[plan.path.description] = plan.attributes
             return { try catalog.attributesWereSet(plan, to: known) }
         case .move(let plan):
             try requireParent(plan.target.description)
@@ -511,7 +512,7 @@ private final class World {
                 let target = plan.target.description + key.dropFirst(source.count)
                 store[target] = store.removeValue(forKey: key)
                 versions[target] = versions.removeValue(forKey: key)
-                modes[target] = modes.removeValue(forKey: key)
+                attributes[target] = attributes.removeValue(forKey: key)
             }
             let there = metadata(plan.target.description)
             return { try catalog.moved(plan, as: there) }
@@ -567,7 +568,8 @@ private final class World {
         #expect(Set(store.keys).subtracting(names) == [], "left behind on the store\n\(history)")
         if features.contains(.attributes) {
             for (path, inode) in tree where !path.contains(".conflict-") {
-                #expect(modes[path] == inode.mode, "'\(path)'\n\(trace.suffix(60).joined(separator: "\n"))")
+                #expect(attributes[path]?.mode == inode.mode, "'\(path)'\n\(history)")
+                if inode.kind == .file { #expect(attributes[path]?.modified == inode.modified, "'\(path)'\n\(history)") }
             }
         }
         for (path, inode) in tree where inode.kind == .file {
