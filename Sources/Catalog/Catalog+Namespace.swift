@@ -236,7 +236,11 @@ extension Tables {
     /// nobody needs it any more.
     func leave(_ name: FileName, in parent: InodeID, _ record: InodeRecord, isMoved: Bool) throws(CatalogError) {
         if record.kind == .directory, !isMoved { try markDeletionOfPlace(of: record.id) }
-        guard let place = try place(of: parent), let object = try object(name, below: place) else { return }
+        guard let place = try place(of: parent) else { return }
+        guard let object = try object(name, below: place) else {
+            // Nothing will come or go there, and so nothing else will give the directory the time that it has here.
+            return try childrenChanged(below: place)
+        }
         // A directory that moves takes its object along, or empties it first.
         if record.kind == .directory, isMoved, try self.place(of: record.id) == object.id { return }
         // Somebody else's version, which no user of this mount has seen, is not deleted with ours: it shows up anew.

@@ -25,9 +25,12 @@ extension Catalog {
             tables.workEnded(plan.item.value)
             guard let object = try tables.object(plan.object) else { return }
             if !object.isDirectory { try tables.updateObject(plan.object, metadata) }
+            // Where something has come into a directory meanwhile, its times may have changed after they were set.
+            let isCurrent = object.attributeGeneration == plan.before
             try tables.database.run(
                 "UPDATE object SET attribute_generation = ?, written_ns = ?3, seen_ns = ?3 WHERE id = ?2",
-                .int(plan.attributeGeneration), .int(plan.object), .int(tables.now))
+                .int(isCurrent ? plan.attributeGeneration : object.attributeGeneration), .int(plan.object),
+                .int(tables.now))
             if !object.isDirectory {
                 // The bytes are the same under the new version.
                 try tables.database.run(

@@ -445,7 +445,8 @@ private struct Planner {
             AttributesPlan(
                 item: item, revision: row.revision, inode: inode.id, path: slot.path, version: object.version,
                 attributes: try tables.storeAttributes(of: inode),
-                attributeGeneration: try tables.generations(of: inode.id).attributes, object: object.id))
+                attributeGeneration: try tables.generations(of: inode.id).attributes, object: object.id,
+                before: object.attributeGeneration))
     }
 
     /// Whether the file at `start`, to be put where it belongs, waits for `inode` to leave: over any number of others.

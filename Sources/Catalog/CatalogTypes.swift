@@ -354,6 +354,8 @@ package struct AttributesPlan: Sendable {
     package var attributes: Attributes
     package var attributeGeneration: Int64
     package var object: Int64
+    /// The attribute generation of the object when the plan was made.
+    package var before: Int64
 }
 
 package struct CopyPlan: Sendable {

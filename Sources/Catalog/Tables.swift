@@ -165,10 +165,14 @@ final class Tables {
     }
 
     /// A name was added to or taken from `directory`; `subdirectories` is how many of them were directories.
+    ///
+    /// Where directories are real, what a worker is just giving to the directory is older than its new times.
     func directoryChanged(_ directory: InodeID, subdirectories: Int64 = 0) throws(CatalogError) {
         try database.run(
-            "UPDATE inode SET modified_ns = ?1, changed_ns = ?1, links = links + ?2 WHERE id = ?3", .int(fileTime),
-            .int(subdirectories), .int(directory.row))
+            """
+            UPDATE inode SET modified_ns = ?1, changed_ns = ?1, links = links + ?2,
+                attribute_generation = attribute_generation + (?4 AND known) WHERE id = ?3
+            """, .int(fileTime), .int(subdirectories), .int(directory.row), SQLValue(keepsTimesOfDirectories))
     }
 
     func addLinks(_ change: Int64, to inode: InodeID) throws(CatalogError) {
@@ -324,13 +328,18 @@ final class Tables {
         return kept ?? underWay[row]?.cause
     }
 
+    /// Whether the store has directories with times of their own, which can be set.
+    private var keepsTimesOfDirectories: Bool { capabilities.contains([.realDirectories, .attributes]) }
+
     /// Something was put into or taken from the directory at `object`: where directories are real that changed the
     /// times of the directory on the store, which are to be set again.
     func childrenChanged(below object: Int64) throws(CatalogError) {
-        guard object != 1, capabilities.contains([.realDirectories, .attributes]),
+        guard object != 1, keepsTimesOfDirectories,
             let directory = try directory(at: object), let place = try parent(of: directory)
         else { return }
-        try database.run("UPDATE object SET attribute_generation = -1 WHERE id = ?", .int(object))
+        // A value that it has not had: see `attributesWereSet`.
+        try database.run(
+            "UPDATE object SET attribute_generation = min(attribute_generation, 0) - 1 WHERE id = ?", .int(object))
         if try pendingRow(place.name, in: place.parent) == nil { try mark(place.name, in: place.parent) }
     }
 
