@@ -9,11 +9,14 @@ public final class WorkerThread: @unchecked Sendable {
     /// - Parameters:
     ///   - name: At most 15 bytes are shown by `ps -L` and `top -H`.
     ///   - stackSize: Bytes. 512 KiB is enough for everything that is not recursive.
-    public init(name: String, stackSize: Int = 512 << 10, _ body: @escaping @Sendable () -> Void) {
+    ///   - urgency: Of all that it does.
+    public init(
+        name: String, stackSize: Int = 512 << 10, urgency: Urgency = .foreground, _ body: @escaping @Sendable () -> Void
+    ) {
         var attributes = pthread_attr_t()
         pthread_attr_init(&attributes)
         pthread_attr_setstacksize(&attributes, stackSize)
-        let box = Unmanaged.passRetained(Body(name: name, run: body))
+        let box = Unmanaged.passRetained(Body(name: name, urgency: urgency, run: body))
         var thread = pthread_t()
         let status = pthread_create(&thread, &attributes, startWorkerThread, box.toOpaque())
         precondition(status == 0, "no thread could be started: \(String(cString: strerror(status)))")
@@ -33,9 +36,11 @@ public final class WorkerThread: @unchecked Sendable {
 
 private final class Body: Sendable {
     let name: String
+    let urgency: Urgency
     let run: @Sendable () -> Void
-    init(name: String, run: @escaping @Sendable () -> Void) {
+    init(name: String, urgency: Urgency, run: @escaping @Sendable () -> Void) {
         self.name = name
+        self.urgency = urgency
         self.run = run
     }
 }
@@ -46,6 +51,7 @@ private func startWorkerThread(_ argument: UnsafeMutableRawPointer?) -> UnsafeMu
     sigemptyset(&signals)
     for signal in [SIGINT, SIGTERM, SIGHUP, SIGPIPE] { sigaddset(&signals, signal) }
     pthread_sigmask(SIG_BLOCK, &signals, nil)
+    Urgency.ofThisThread = body.urgency
     pthread_setname_np(pthread_self(), String(body.name.utf8.prefix(15))!)
     body.run()
     return nil
