@@ -17,7 +17,8 @@ final class CacheFile: Sendable {
         count.open.subtract(1, ordering: .relaxed)
     }
 
-    /// - Parameter creating: Make the file, and the directory that it is in, when they are not there (0600, 0700).
+    /// - Parameter creating: Make the file when it is not there (0600), and the directory that it is in when somebody has
+    ///   deleted that.
     /// - Returns: nil: there is no such file.
     static func open(_ path: String, creating: Bool, count: DescriptorCount) throws(CacheError) -> CacheFile? {
         let flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | (creating ? O_CREAT : 0)
@@ -32,6 +33,7 @@ final class CacheFile: Sendable {
                 hasMadeDirectory = true
                 let directory = String(path[..<path.lastIndex(of: "/")!])
                 guard mkdir(directory, 0o700) == 0 || errno == EEXIST else { throw .system(errno) }
+                try synchronize(directory: String(directory[..<directory.lastIndex(of: "/")!]))
             default: throw .system(errno)
             }
         }
@@ -114,6 +116,16 @@ final class CacheFile: Sendable {
     /// fdatasync(2): the bytes, and the size that is needed to find them, survive a loss of power.
     func synchronize() throws(CacheError) {
         while fdatasync(descriptor) != 0 {
+            guard errno == EINTR else { throw .system(errno) }
+        }
+    }
+
+    /// fsync(2) of a directory: the names in it survive a loss of power.
+    static func synchronize(directory: String) throws(CacheError) {
+        let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .system(errno) }
+        defer { Glibc.close(descriptor) }
+        while fsync(descriptor) != 0 {
             guard errno == EINTR else { throw .system(errno) }
         }
     }

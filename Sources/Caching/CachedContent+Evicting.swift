@@ -31,7 +31,9 @@ extension CachedContent {
             if saved.isEmpty, !state.saved.isEmpty {
                 try asking { () throws(CatalogError) in try cache.index.contentWasEvicted(inode) }
             } else if saved != state.saved {
-                _ = try save(saved, size: state.size, &state)
+                try save(
+                    ContentState(inode: inode, size: state.size, present: saved, modified: nil, isChanged: false),
+                    &state)
             }
             state.saved = saved
             var freed: Int64 = 0

@@ -1,4 +1,4 @@
-import Catalog
+package import Catalog
 import Glibc
 import Threading
 
@@ -10,7 +10,25 @@ extension CachedContent {
         }
     }
 
-    /// Makes bytes and catalog survive a loss of power (fsync(2)).
+    /// Saves as ``save()`` does, by a call of the catalog that also sets the time of the last change to what somebody
+    /// wants it to be (utimensat(2)). That is left alone by later saves of what was changed before.
+    ///
+    /// - Parameter body: Is given what is to be saved, nil when that is nothing; returns its new generation, and what
+    ///   this is to return.
+    package func saveSettingTime<Result>(
+        _ body: (ContentState?) throws(CatalogError) -> (generation: Int64?, result: Result)
+    ) throws(CacheError) -> Result {
+        try state.withLock { (state: inout LiveState) throws(CacheError) in
+            let unsaved = state.isChanging ? unsaved(state) : nil
+            let saved = try asking { () throws(CatalogError) in try body(unsaved) }
+            if let unsaved, let generation = saved.generation { wasSaved(unsaved, generation, &state) }
+            state.modified = nil
+            return saved.result
+        }
+    }
+
+    /// Makes bytes and catalog survive a loss of power (fsync(2)): first the bytes, with the name of the cache file
+    /// where that is new, and then the catalog, which everybody shares who is there at the same time.
     package func synchronize() throws(CacheError) {
         let (file, isNew) = state.withLock { state in
             beginSync(&state)
@@ -22,26 +40,42 @@ extension CachedContent {
             if file != nil, isNew { try cache.synchronizeDirectory(of: inode) }
         } catch { failure = error }
         try endSync(failure, nameIsSynced: isNew)
-        try asking { () throws(CatalogError) in try cache.index.makeDurable() }
+        try cache.commit(self)
     }
 
     /// If the content was changed since the last save. Call it with the lock held.
     func saveChanges(_ state: inout LiveState) throws(CacheError) {
-        guard state.isChanging, !state.isDiscarded else { return }
-        state.generation = try save(state.savable, size: state.size, &state)
+        guard state.isChanging, let unsaved = unsaved(state) else { return }
+        try save(unsaved, &state)
+    }
+
+    /// What the catalog does not know yet; nil: it knows all, or nobody needs it any more. Call it with the lock held.
+    func unsaved(_ state: borrowing LiveState) -> ContentState? {
+        guard !state.isDiscarded else { return nil }
+        let present = state.savable
+        guard state.isChanging || present != state.saved else { return nil }
+        return ContentState(
+            inode: inode, size: state.size, present: present, modified: state.isChanging ? state.modified : nil,
+            isChanged: state.isChanging && !state.isUntouched)
     }
 
     /// Tells the catalog. Call it with the lock held.
-    func save(_ present: RangeSet, size: Int64, _ state: inout LiveState) throws(CacheError) -> Int64 {
-        let record = ContentState(
-            inode: inode, size: size, present: present, modified: state.isChanging ? state.modified : nil)
-        let isChanged = state.isChanging
+    func save(_ content: ContentState, _ state: inout LiveState) throws(CacheError) {
         let generation = try asking { () throws(CatalogError) in
-            try cache.index.save(record, isChanged: isChanged)
+            guard let generation = try cache.index.save([content]).first ?? nil else {
+                throw CatalogError(.notFound, "the catalog has no inode \(inode)")
+            }
+            return generation
         }
+        wasSaved(content, generation, &state)
+    }
+
+    /// Call it with the lock held since the content was asked for what is unsaved.
+    func wasSaved(_ content: ContentState, _ generation: Int64, _ state: inout LiveState) {
+        state.generation = generation
         state.isChanging = false
-        state.saved = present
-        return generation
+        state.isUntouched = false
+        state.saved = content.present
     }
 
     /// What was fetched so far is about to be brought to the disk. Call it with the lock held.
@@ -51,9 +85,9 @@ extension CachedContent {
         state.unsynced = RangeSet()
     }
 
-    /// What was fetched before is on the disk (or, with an error, is not): now the catalog may know.
+    /// What was fetched before is on the disk (or, with an error, which this throws, is not): the catalog may be told.
     func endSync(_ failure: CacheError?, nameIsSynced: Bool) throws(CacheError) {
-        try state.withLock { (state: inout LiveState) throws(CacheError) in
+        state.withLock { state in
             state.syncers -= 1
             if failure == nil {
                 // Those who came later have not told yet that their bytes are there; the last one speaks for all.
@@ -63,18 +97,8 @@ extension CachedContent {
                 for range in state.syncing.ranges { state.unsynced.insert(range) }
                 state.syncing = RangeSet()
             }
-            if let failure { throw failure }
-            guard !state.isDiscarded else { return }
-            try saveChanges(&state)
-            try savePresence(&state)
         }
-    }
-
-    /// Call it with the lock held.
-    func savePresence(_ state: inout LiveState) throws(CacheError) {
-        let present = state.savable
-        guard present != state.saved, !state.isDiscarded else { return }
-        state.generation = try save(present, size: state.size, &state)
+        if let failure { throw failure }
     }
 
     /// Whether there is something that only memory knows and that can be saved without more ado.
@@ -89,5 +113,68 @@ extension CachedContent {
         state.isDiscarded
             || (!state.isChanging && state.unsynced.isEmpty && state.syncing.isEmpty && state.fetches.isEmpty
                 && state.waiters.isEmpty && state.views.isEmpty && state.present == state.saved)
+    }
+}
+
+extension ContentCache {
+    /// Tells the catalog of the content and makes that survive a loss of power. Those who come while that is done for
+    /// others share one transaction and one flush of the disk.
+    func commit(_ content: CachedContent) throws(CacheError) {
+        let failures = commits.perform(content) { contents in
+            var failures = save(contents)
+            do throws(CatalogError) { try index.makeDurable() } catch {
+                for content in contents { failures[content.inode] = .catalog(error) }
+            }
+            return failures
+        }
+        if let failure = failures[content.inode] { throw failure }
+    }
+
+    /// Tells the catalog what it does not know yet of the contents.
+    ///
+    /// - Returns: why it could not, by inode.
+    func save(_ contents: [CachedContent]) -> [InodeID: CacheError] {
+        var failures: [InodeID: CacheError] = [:]
+        // By ascending inode, as the order of locks wants it.
+        let ordered = Dictionary(contents.map { ($0.inode, $0) }) { first, _ in first }
+            .sorted { $0.key.value < $1.key.value }.map(\.value)
+        var rest = ordered[...]
+        while !rest.isEmpty {
+            saveTogether(Array(rest.prefix(Self.savedTogether)), &failures)
+            rest = rest.dropFirst(Self.savedTogether)
+        }
+        return failures
+    }
+
+    /// How many contents are locked at a time: as many as can ask for it at once.
+    private static let savedTogether = 16
+
+    private func saveTogether(_ contents: [CachedContent], _ failures: inout [InodeID: CacheError]) {
+        var states: [ContentState] = []
+        var saved: [InodeID: (content: ContentState, generation: Int64)] = [:]
+        func lock(_ rest: ArraySlice<CachedContent>) {
+            guard let first = rest.first else { return tell() }
+            first.state.withLock { state in
+                if let unsaved = first.unsaved(state) { states.append(unsaved) }
+                lock(rest.dropFirst())
+                if let (content, generation) = saved[first.inode] { first.wasSaved(content, generation, &state) }
+            }
+        }
+        func tell() {
+            guard !states.isEmpty else { return }
+            do throws(CatalogError) {
+                for (state, generation) in zip(states, try index.save(states)) {
+                    if let generation {
+                        saved[state.inode] = (state, generation)
+                    } else {
+                        failures[state.inode] = .catalog(
+                            CatalogError(.notFound, "the catalog has no inode \(state.inode)"))
+                    }
+                }
+            } catch {
+                for state in states { failures[state.inode] = .catalog(error) }
+            }
+        }
+        lock(contents[...])
     }
 }

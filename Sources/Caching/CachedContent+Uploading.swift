@@ -80,6 +80,9 @@ extension CachedContent {
         var failure: CacheError?
         do throws(CacheError) { try state.withLock({ $0.file })?.synchronize() } catch { failure = error }
         try endSync(failure, nameIsSynced: false)
+        try state.withLock { (state: inout LiveState) throws(CacheError) in
+            if let unsaved = unsaved(state) { try save(unsaved, &state) }
+        }
     }
 
     /// Brings what is missing of `range`, a part after the other, on this thread's time.

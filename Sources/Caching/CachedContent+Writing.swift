@@ -49,7 +49,9 @@ extension CachedContent {
             let file = try existingFile(&state, upTo: size)
             var present = state.savable
             present.remove(size..<Int64.max)
-            state.generation = try save(present, size: size, &state)
+            try save(
+                ContentState(inode: inode, size: size, present: present, modified: state.modified, isChanged: true),
+                &state)
             cache.charge(-state.remove(size..<Int64.max))
             for fetch in state.fetches { fetch.delivered.remove(size..<Int64.max) }
             state.syncing.remove(size..<Int64.max)
@@ -146,6 +148,7 @@ extension CachedContent {
     /// lock held.
     func begin(_ state: inout LiveState, setsTime: Bool = true) throws(CacheError) {
         if setsTime { state.modified = cache.clock.fileTime }
+        state.isUntouched = false
         guard !state.isChanging else { return }
         state.generation = try asking { () throws(CatalogError) in try cache.index.beginChange(of: inode) }
         state.isChanging = true

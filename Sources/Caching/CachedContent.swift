@@ -6,9 +6,9 @@ package import Threading
 
 /// The content of one open file: a sparse cache file, the ranges of it that have the bytes, and what is under way.
 ///
-/// Lock order: the table of ``ContentCache``, then a content's own lock (two of them by ascending inode, for copies),
-/// then the catalog's and those of the cache's accounts. No content's lock is held during a request to the store, nor
-/// while a reply is given.
+/// Lock order: the table of ``ContentCache``, then a content's own lock (several by ascending inode, for copies and to
+/// save them together), then the catalog's and those of the cache's accounts. No content's lock is held during a request
+/// to the store, nor while a reply is given.
 package final class CachedContent: Sendable {
     package let inode: InodeID
     let cache: ContentCache
@@ -17,8 +17,9 @@ package final class CachedContent: Sendable {
     /// How many have it open; guarded by the table of the cache.
     let opens = Lock(0)
 
+    /// - Parameter isNew: The file was just made, by whoever is going to write to it.
     /// - Throws: ``CacheError/catalog(_:)`` with `.notFound` when the catalog knows no such content.
-    init(loading inode: InodeID, for cache: ContentCache) throws(CacheError) {
+    init(loading inode: InodeID, isNew: Bool, for cache: ContentCache) throws(CacheError) {
         self.inode = inode
         self.cache = cache
         path = cache.path(of: inode)
@@ -30,9 +31,10 @@ package final class CachedContent: Sendable {
         let fileSize: Int64? = stat(path, &status) == 0 ? Int64(status.st_size) : nil
         state.fileMayExist = fileSize != nil
         if record.isChanging {
-            // A crash came between a change and its save. Growth is always local and shrinking is saved at once:
-            // so what is longer than the record was written after it.
+            // A new file; or a crash came between a change and its save. Growth is always local and shrinking is saved at
+            // once: so what is longer than the record was written after it.
             state.isChanging = true
+            state.isUntouched = isNew
             if let fileSize, fileSize > record.size {
                 state.present.insert(record.size..<fileSize)
                 state.size = fileSize
@@ -61,9 +63,6 @@ package final class CachedContent: Sendable {
     /// Bytes, and the time of the last change made through this object (nil: none since it was loaded).
     package var size: Int64 { state.withLock { $0.size } }
     package var modified: Timestamp? { state.withLock { $0.modified } }
-
-    /// The time was set by somebody (utimensat(2)) after the last change: later saves leave it alone.
-    package func modifiedWasSet() { state.withLock { $0.modified = nil } }
 
     /// How many bytes of the content are in the cache file.
     package var cachedBytes: Int64 { state.withLock { $0.present.count } }

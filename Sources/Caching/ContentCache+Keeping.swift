@@ -94,6 +94,7 @@ extension ContentCache {
         for content in unsaved { content.state.withLock { content.beginSync(&$0) } }
         var failure: CacheError?
         if unsaved.count > Self.manyFiles { failure = synchronizeDisk() }
+        var synced: [CachedContent] = []
         for content in unsaved {
             do throws(CacheError) {
                 var own = failure
@@ -103,9 +104,13 @@ extension ContentCache {
                     } catch { own = error }
                 }
                 try content.endSync(own, nameIsSynced: false)
-            } catch .catalog(let error) where error.code == .notFound {
-                // The file was deleted in this moment: nobody needs it to be saved.
+                synced.append(content)
             } catch { report(error, "save what is in the cache") }
+        }
+        for error in save(synced).values {
+            // The file was deleted in this moment: nobody needs it to be saved.
+            if case .catalog(let error) = error, error.code == .notFound { continue }
+            report(error, "save what is in the cache")
         }
     }
 

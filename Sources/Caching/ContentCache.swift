@@ -66,6 +66,8 @@ package final class ContentCache: Sendable {
         var ready: @Sendable (CacheError?) -> Void
     }
     let pressure = Lock<(@Sendable () -> Void)?>(nil)
+    /// Those who wait for the disk: see ``commit(_:)``.
+    let commits = Gathering<CachedContent, [InodeID: CacheError]>()
     private let threads = Lock<[WorkerThread]>([])
 
     /// - Parameter folder: Made with mode 0700 if absent. Nothing in it is scanned.
@@ -88,7 +90,8 @@ package final class ContentCache: Sendable {
         self.clock = clock
         pool = FetchPool(limit: fetchThreads)
         storeInUse = Lock(store)
-        for directory in [folder, self.folder] {
+        let content = self.folder
+        for directory in [folder, content] + (0...0xff).map({ Self.directory(of: InodeID($0), in: content) }) {
             guard mkdir(directory, 0o700) == 0 || errno == EEXIST else {
                 let reason = String(cString: strerror(errno))
                 throw StoreError(
@@ -96,8 +99,10 @@ package final class ContentCache: Sendable {
                     "the cache directory '\(directory)' cannot be made: \(reason)")
             }
         }
-        // The names in it are synced with the files that they are for; its own name once, here.
-        do { try Self.synchronize(directory: folder) } catch {
+        // The names of cache files are synced with the files; those of the directories once, here.
+        do {
+            for directory in [folder, content] { try CacheFile.synchronize(directory: directory) }
+        } catch {
             throw StoreError(.internal, "the cache directory '\(folder)' cannot be brought to the disk: \(error)")
         }
         var limit = rlimit()
@@ -124,14 +129,16 @@ package final class ContentCache: Sendable {
 
     /// The content of a file, shared by all who have it open; loaded from the catalog on first use.
     /// Call ``CachedContent/close()`` once per open.
-    package func open(_ inode: InodeID) throws(CacheError) -> CachedContent {
-        let content = try load(inode, isUse: true)
+    ///
+    /// - Parameter isNew: The file was just made, by whoever is going to write to it.
+    package func open(_ inode: InodeID, isNew: Bool = false) throws(CacheError) -> CachedContent {
+        let content = try load(inode, isUse: true, isNew: isNew)
         contentNeedsKeeping()
         return content
     }
 
     /// - Parameter isUse: Whether it counts as a use, for what is evicted first.
-    func load(_ inode: InodeID, isUse: Bool) throws(CacheError) -> CachedContent {
+    func load(_ inode: InodeID, isUse: Bool, isNew: Bool = false) throws(CacheError) -> CachedContent {
         if isShutDown { throw .shutDown }
         return try table.withLock { (table: inout Table) throws(CacheError) -> CachedContent in
             if isUse { table.used.insert(inode) }
@@ -140,7 +147,7 @@ package final class ContentCache: Sendable {
                 return content
             }
             // Under the table's lock, so that nobody saves and lets go of the same content meanwhile.
-            let content = try CachedContent(loading: inode, for: self)
+            let content = try CachedContent(loading: inode, isNew: isNew, for: self)
             content.opens.withLock { $0 = 1 }
             table.contents[inode] = content
             return content
@@ -228,29 +235,21 @@ package final class ContentCache: Sendable {
 
     var isShutDown: Bool { hasEnded.load(ordering: .acquiring) }
 
-    func path(of inode: InodeID) -> String {
+    func path(of inode: InodeID) -> String { "\(Self.directory(of: inode, in: folder))/\(inode.value)" }
+
+    private static func directory(of inode: InodeID, in folder: String) -> String {
         let digits: [UInt8] = Array("0123456789abcdef".utf8)
         let low = Int(inode.value & 0xff)
-        let directory = String(decoding: [digits[low >> 4], digits[low & 15]], as: UTF8.self)
-        return "\(folder)/\(directory)/\(inode.value)"
+        return folder + "/" + String(decoding: [digits[low >> 4], digits[low & 15]], as: UTF8.self)
     }
 
     /// Makes the name of a new cache file survive a loss of power.
     func synchronizeDirectory(of inode: InodeID) throws(CacheError) {
-        let path = path(of: inode)
-        for directory in [String(path[..<path.lastIndex(of: "/")!]), folder] {
-            do { try Self.synchronize(directory: directory) } catch {
-                guard mayHelp(after: error, needing: 0) else { throw error }
-                try Self.synchronize(directory: directory)
-            }
+        let directory = Self.directory(of: inode, in: folder)
+        do { try CacheFile.synchronize(directory: directory) } catch {
+            guard mayHelp(after: error, needing: 0) else { throw error }
+            try CacheFile.synchronize(directory: directory)
         }
-    }
-
-    private static func synchronize(directory: String) throws(CacheError) {
-        let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw .system(errno) }
-        defer { Glibc.close(descriptor) }
-        guard fsync(descriptor) == 0 else { throw .system(errno) }
     }
 
     /// An error of work that nobody waits for.

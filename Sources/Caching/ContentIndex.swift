@@ -5,7 +5,7 @@ package import Catalog
 package protocol ContentIndex: Sendable {
     func content(of inode: InodeID) throws(CatalogError) -> ContentRecord?
     func beginChange(of inode: InodeID) throws(CatalogError) -> Int64
-    func save(_ state: ContentState, isChanged: Bool) throws(CatalogError) -> Int64
+    func save(_ states: [ContentState]) throws(CatalogError) -> [Int64?]
     func contentWasEvicted(_ inode: InodeID) throws(CatalogError)
     func noteUse(of inodes: [InodeID]) throws(CatalogError)
     func evictionCandidates(limit: Int) throws(CatalogError) -> [EvictionCandidate]

@@ -25,8 +25,10 @@ struct LiveState {
     /// What the catalog holds to be present.
     var saved: RangeSet
     var modified: Timestamp?
-    /// ``Catalog/beginChange(of:)`` was called and nothing was saved since.
+    /// The catalog knows that the content changes, by ``Catalog/beginChange(of:)``, and was told of no change since.
     var isChanging = false
+    /// ``isChanging``, and yet nothing was changed: of a file that was just made, for whoever is going to write to it.
+    var isUntouched = false
     /// What this content counts for in the sum of the cache.
     var charged: Int64 = 0
 

@@ -5,22 +5,20 @@ import Threading
 extension Catalog {
     /// - Throws: ``CatalogError``: `.notFound`.
     package func setAttributes(_ changes: AttributeChanges, of inode: InodeID) throws(CatalogError) -> InodeRecord {
+        try write { tables throws(CatalogError) in try tables.setAttributes(changes, of: inode) }
+    }
+
+    /// Saves a content, as ``save(_:)`` does, and then sets attributes, in one transaction.
+    ///
+    /// - Returns: the generation that the saved state has (nil where there was none to save), and the inode.
+    /// - Throws: ``CatalogError``: `.notFound`.
+    package func setAttributes(_ changes: AttributeChanges, of inode: InodeID, saving content: ContentState?)
+        throws(CatalogError) -> (generation: Int64?, result: InodeRecord)
+    {
         try write { tables throws(CatalogError) in
             _ = try tables.existing(inode)
-            // The time of a mere reading is no change that the store has to hear of.
-            let isWorthSending =
-                changes.mode != nil || changes.uid != nil || changes.gid != nil || changes.modified != nil
-            try tables.database.run(
-                """
-                UPDATE inode SET mode = coalesce(?, mode), uid = coalesce(?, uid), gid = coalesce(?, gid),
-                    accessed_ns = coalesce(?, accessed_ns), modified_ns = coalesce(?, modified_ns),
-                    changed_ns = coalesce(?, changed_ns), attribute_generation = attribute_generation + ? WHERE id = ?
-                """, SQLValue(changes.mode.map { Int64($0 & 0o7777) }), SQLValue(changes.uid.map { Int64($0) }),
-                SQLValue(changes.gid.map { Int64($0) }), SQLValue(changes.accessed?.nanoseconds),
-                SQLValue(changes.modified?.nanoseconds), SQLValue(changes.changed?.nanoseconds),
-                SQLValue(isWorthSending), .int(inode.row))
-            if isWorthSending { try tables.markNames(of: inode) }
-            return try tables.existing(inode)
+            let generation = try content.map { (content) throws(CatalogError) in try tables.save(content) }
+            return (generation, try tables.setAttributes(changes, of: inode))
         }
     }
 
@@ -43,9 +41,7 @@ extension Catalog {
             case .replace where !exists: throw CatalogError(.noSuchAttribute, "there is no attribute '\(name)'")
             default: break
             }
-            try tables.database.run(
-                "INSERT OR REPLACE INTO attribute(inode, name, value) VALUES (?, ?, ?)", .int(inode.row), .text(name),
-                .blob(value))
+            try tables.insertAttribute(name, value, inode)
             try tables.attributesChanged(inode)
         }
     }
@@ -63,6 +59,24 @@ extension Catalog {
 }
 
 extension Tables {
+    fileprivate func setAttributes(_ changes: AttributeChanges, of inode: InodeID) throws(CatalogError) -> InodeRecord {
+        _ = try existing(inode)
+        // The time of a mere reading is no change that the store has to hear of.
+        let isWorthSending =
+            changes.mode != nil || changes.uid != nil || changes.gid != nil || changes.modified != nil
+        try database.run(
+            """
+            UPDATE inode SET mode = coalesce(?, mode), uid = coalesce(?, uid), gid = coalesce(?, gid),
+                accessed_ns = coalesce(?, accessed_ns), modified_ns = coalesce(?, modified_ns),
+                changed_ns = coalesce(?, changed_ns), attribute_generation = attribute_generation + ? WHERE id = ?
+            """, SQLValue(changes.mode.map { Int64($0 & 0o7777) }), SQLValue(changes.uid.map { Int64($0) }),
+            SQLValue(changes.gid.map { Int64($0) }), SQLValue(changes.accessed?.nanoseconds),
+            SQLValue(changes.modified?.nanoseconds), SQLValue(changes.changed?.nanoseconds),
+            SQLValue(isWorthSending), .int(inode.row))
+        if isWorthSending { try markNames(of: inode) }
+        return try existing(inode)
+    }
+
     func extendedAttributes(of inode: InodeID) throws(CatalogError) -> [String: [UInt8]] {
         let pairs = try database.all("SELECT name, value FROM attribute WHERE inode = ?", .int(inode.row)) {
             ($0.text(0) ?? "", $0.blob(1) ?? [])

@@ -19,28 +19,16 @@ extension Catalog {
         }
     }
 
-    /// Saves what is known of a content: the file's size and times, and which ranges are here.
+    /// Saves what is known of contents: size and times of the files, and which ranges are here. All in one transaction.
     ///
-    /// - Parameter isChanged: content was changed since the last save: counts as a change for due times.
-    /// - Returns: the generation that the saved state has.
-    package func save(_ state: ContentState, isChanged: Bool) throws(CatalogError) -> Int64 {
+    /// - Returns: the generations that the saved states have; nil for those whose inode is gone.
+    package func save(_ states: [ContentState]) throws(CatalogError) -> [Int64?] {
         try write { tables throws(CatalogError) in
-            _ = try tables.existing(state.inode)
-            try tables.count(state.inode, -1)
-            let bytes = state.present.count
-            try tables.database.run(
-                """
-                INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns) VALUES (?1, ?2, 0, ?3, ?4, ?5)
-                ON CONFLICT(inode) DO UPDATE SET dirty = max(dirty, ?2), changing = changing * (1 - ?2), present = ?3,
-                    cached_bytes = ?4, used_ns = ?5
-                """, .int(state.inode.row), SQLValue(isChanged), .blob(state.present.encoded), .int(bytes),
-                .int(tables.now))
-            try tables.count(state.inode, 1)
-            guard isChanged else { return try tables.generations(of: state.inode).content }
-            try tables.database.run(
-                "UPDATE inode SET size_bytes = ?, modified_ns = coalesce(?, modified_ns), changed_ns = ? WHERE id = ?",
-                .int(state.size), SQLValue(state.modified?.nanoseconds), .int(tables.fileTime), .int(state.inode.row))
-            return try tables.contentChanged(state.inode, size: state.size)
+            var generations: [Int64?] = []
+            for state in states {
+                generations.append(try tables.inode(state.inode) == nil ? nil : try tables.save(state))
+            }
+            return generations
         }
     }
 
@@ -92,6 +80,25 @@ extension Catalog {
 }
 
 extension Tables {
+    /// - Returns: the generation that the saved state has.
+    func save(_ state: ContentState) throws(CatalogError) -> Int64 {
+        try count(state.inode, -1)
+        let bytes = state.present.count
+        // Whoever saves knows of all changes that were begun.
+        try database.run(
+            """
+            INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns) VALUES (?1, ?2, 0, ?3, ?4, ?5)
+            ON CONFLICT(inode) DO UPDATE SET dirty = max(dirty, ?2), changing = 0, present = ?3, cached_bytes = ?4,
+                used_ns = ?5
+            """, .int(state.inode.row), SQLValue(state.isChanged), .blob(state.present.encoded), .int(bytes), .int(now))
+        try count(state.inode, 1)
+        guard state.isChanged else { return try generations(of: state.inode).content }
+        try database.run(
+            "UPDATE inode SET size_bytes = ?, modified_ns = coalesce(?, modified_ns), changed_ns = ? WHERE id = ?",
+            .int(state.size), SQLValue(state.modified?.nanoseconds), .int(fileTime), .int(state.inode.row))
+        return try contentChanged(state.inode, size: state.size)
+    }
+
     func makeDirty(_ inode: InodeID, isChanging: Bool) throws(CatalogError) {
         try count(inode, -1)
         try database.run(

@@ -10,15 +10,30 @@ extension Catalog {
     /// perhaps, and nothing waits until it is that late again. The same goes for attempts further away than
     /// ``longestRetry``.
     package func pending(dueBefore: Timestamp, limit: Int, busy: Set<PendingID>) throws(CatalogError) -> [PendingItem] {
-        try read { tables throws(CatalogError) in
-            let rows = try tables.due(changedBefore: dueBefore.nanoseconds, limit: limit + busy.count)
-            var free: [PendingRow] = []
-            for id in rows where free.count < limit && !busy.contains(PendingID(id)) {
-                if let row = try tables.pendingRow(id: id) { free.append(row) }
-            }
-            return try tables.items(free)
+        let rows = try read { tables throws(CatalogError) in
+            try tables.due(changedBefore: dueBefore.nanoseconds, limit: limit + busy.count)
         }
+        return try inPieces(rows.filter { !busy.contains(PendingID($0)) }, limit: limit)
     }
+
+    /// The rows of these numbers that are still there. To read many takes a while: others go in between.
+    private func inPieces(_ ids: [Int64], limit: Int) throws(CatalogError) -> [PendingItem] {
+        var items: [PendingItem] = []
+        var rest = ids[...]
+        while !rest.isEmpty, items.count < limit {
+            let piece = rest.prefix(min(Self.rowsAtOnce, limit - items.count))
+            rest = rest.dropFirst(piece.count)
+            items += try read { tables throws(CatalogError) in
+                var rows: [PendingRow] = []
+                for id in piece { if let row = try tables.pendingRow(id: id) { rows.append(row) } }
+                return try tables.items(rows)
+            }
+        }
+        return items
+    }
+
+    /// How many rows are read with the lock held.
+    private static let rowsAtOnce = 16
 
     /// No failure asks for a longer wait before the next attempt.
     static let longestRetry: Duration = .seconds(3600)
@@ -49,17 +64,13 @@ extension Catalog {
 
     /// All rows, oldest first. Page by the last row of the page before.
     package func allPending(after last: PendingID?, limit: Int) throws(CatalogError) -> [PendingItem] {
-        try read { tables throws(CatalogError) in
-            let rows = try tables.database.all(
-                """
-                SELECT p.id, revision, p.parent, p.name, object, bytes, since_ns, changed_ns, attempts, error, parked,
-                    e.inode
-                FROM pending p LEFT JOIN entry e ON e.parent = p.parent AND e.name = p.name
-                WHERE p.id > ? ORDER BY p.id LIMIT ?
-                """, .int(last?.value ?? 0), .int(Int64(limit))
-            ) { tables.pendingRow($0) }
-            return try tables.items(rows)
+        let first = last?.value ?? 0
+        let ids = try read { tables throws(CatalogError) in
+            try tables.database.all(
+                "SELECT id FROM pending WHERE id > ? ORDER BY id LIMIT ?", .int(first), .int(Int64(limit))
+            ) { $0.int(0) }
         }
+        return try inPieces(ids, limit: limit)
     }
 
     package func pendingTotals() throws(CatalogError) -> PendingTotals {

@@ -410,12 +410,6 @@ extension Tables {
         changes.append(.entry(parent: listing.directory, name: entry.name, inode: nil))
     }
 
-    private func insertAttribute(_ name: String, _ value: [UInt8], _ inode: InodeID) throws(CatalogError) {
-        try database.run(
-            "INSERT OR REPLACE INTO attribute(inode, name, value) VALUES (?, ?, ?)", .int(inode.row), .text(name),
-            .blob(value))
-    }
-
     fileprivate func question(_ inode: InodeID) throws(CatalogError) -> ContentQuestion? {
         try database.first(
             """

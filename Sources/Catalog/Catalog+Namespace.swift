@@ -92,7 +92,7 @@ extension Catalog {
             try tables.insertEntry(name, in: parent, for: record.id)
             try tables.directoryChanged(parent, subdirectories: isDirectory ? 1 : 0)
             try tables.mark(name, in: parent)
-            if new.kind == .file { try tables.makeDirty(record.id, isChanging: false) }
+            if new.kind == .file { try tables.makeDirty(record.id, isChanging: new.isToBeWritten) }
             return record
         }
     }

@@ -1,5 +1,6 @@
 import Glibc
 package import StoreAPI
+import Synchronization
 package import Threading
 
 /// What files and directories show whose store keeps no mode and owner.
@@ -27,11 +28,18 @@ package struct AttributeDefaults: Hashable, Sendable {
 /// there and answers the next step that brings the store closer. So the journal holds no orders, only places: a
 /// step that was done twice, or not recorded before a crash, is simply found to be done, or done again.
 ///
-/// The one lock is a leaf: nothing else is locked and no other component is called while it is held.
+/// The one lock is a leaf: nothing else is locked and no other component is called while it is held. Threads of the
+/// background, which work the journal off, let those go first who answer a user: see ``UrgencyLock``.
 package final class Catalog: Sendable {
-    private let tables: Lock<Tables?>
+    private let tables: UrgencyLock<Tables?>
     private let log: Int32
+    private let flushes = Gathering<Void, CatalogError?>()
+    /// Transactions that have ended (one stands for all of earlier processes), and how many of them survive a loss of
+    /// power for certain.
+    private let commits = Atomic<Int>(1)
+    private let durableCommits = Atomic<Int>(0)
     private let faultHandler = Lock<(@Sendable (CatalogError) -> Void)?>(nil)
+    let durabilityFlag = DurabilityFlag()
     let clock: any Clock
 
     /// Opens the catalog at `path`, or makes it, and brings it to the newest format.
@@ -43,13 +51,15 @@ package final class Catalog: Sendable {
         if file >= 0 { Glibc.close(file) }
         let database = try Database(path: path)
         try Schema.migrate(database)
-        let tables = Tables(database, clock)
+        let tables = Tables(database, clock, durabilityFlag)
         try tables.makeRoot()
+        try tables.skipInodes()
         try tables.loadTotals()
         try tables.loadCapabilities()
+        try tables.loadDurability()
         log = dup(database.log)
         self.clock = clock
-        self.tables = Lock(tables)
+        self.tables = UrgencyLock(tables)
         // The names of the database and its log have to survive a power loss too.
         let folder = Glibc.open(path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".", O_RDONLY | O_DIRECTORY)
         if folder >= 0 {
@@ -71,15 +81,25 @@ package final class Catalog: Sendable {
     /// Ends the use of the catalog; later calls throw. What was written stays as it is.
     package func close() { tables.withLock { $0 = nil } }
 
-    /// Makes everything that was done so far survive a loss of power. Many callers share one flush of the disk.
+    /// Makes everything that was done so far survive a loss of power. Callers at the same time share one flush of the
+    /// disk; where nothing was done since the last one, there is none.
     package func makeDurable() throws(CatalogError) {
+        guard durableCommits.load(ordering: .acquiring) < commits.load(ordering: .acquiring) else { return }
+        if let error = flushes.perform((), { _ in flush() }) { throw error }
+    }
+
+    private func flush() -> CatalogError? {
         // Commits write to the log in order; what a commit needs that was checkpointed before is synced by SQLite.
+        let count = commits.load(ordering: .acquiring)
+        guard durableCommits.load(ordering: .acquiring) < count else { return nil }
         guard fdatasync(log) == 0 else {
             let error = CatalogError(
                 errno == ENOSPC ? .noSpace : .damaged, "the catalog's log: \(String(cString: strerror(errno)))")
             tell(error)
-            throw error
+            return error
         }
+        durableCommits.store(count, ordering: .releasing)
+        return nil
     }
 
     /// What the store can do decides what ``plan(_:)`` asks for, and whether a listing has told everything.
@@ -96,6 +116,9 @@ package final class Catalog: Sendable {
     }
 
     package func setDefaults(_ defaults: AttributeDefaults) { tables.withLock { $0?.defaults = defaults } }
+
+    /// How many transactions there were: what a call costs, on any machine.
+    var transactions: Int { commits.load(ordering: .relaxed) }
 
     func read<Result>(_ body: (Tables) throws(CatalogError) -> Result) throws(CatalogError) -> Result {
         var isOpen = true
@@ -117,6 +140,8 @@ package final class Catalog: Sendable {
         try read { (tables: Tables) throws(CatalogError) -> Result in
             let totals = tables.totals
             do throws(CatalogError) {
+                // Also one that fails: it has perhaps reached the log.
+                defer { commits.add(1, ordering: .releasing) }
                 return try tables.database.transaction { () throws(CatalogError) in try body(tables) }
             } catch {
                 tables.totals = totals

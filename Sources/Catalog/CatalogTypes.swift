@@ -62,13 +62,19 @@ package struct NewInode: Sendable {
     package var gid: UInt32
     package var device: UInt64
     package var target: [UInt8]?
-    package init(kind: FileKind, mode: UInt32, uid: UInt32, gid: UInt32, device: UInt64 = 0, target: [UInt8]? = nil) {
+    /// Of a file: whoever makes it is going to write to it, so that a change is begun with it.
+    package var isToBeWritten: Bool
+    package init(
+        kind: FileKind, mode: UInt32, uid: UInt32, gid: UInt32, device: UInt64 = 0, target: [UInt8]? = nil,
+        isToBeWritten: Bool = false
+    ) {
         self.kind = kind
         self.mode = mode
         self.uid = uid
         self.gid = gid
         self.device = device
         self.target = target
+        self.isToBeWritten = isToBeWritten
     }
 }
 
@@ -454,17 +460,20 @@ package struct ContentQuestion: Sendable {
     var begun: Int64
 }
 
-/// What ``Catalog/save(_:isChanged:)`` takes.
+/// What ``Catalog/save(_:)`` takes.
 package struct ContentState: Sendable {
     package var inode: InodeID
     package var size: Int64
     package var present: RangeSet
     /// Only for changed content; nil keeps it.
     package var modified: Timestamp?
-    package init(inode: InodeID, size: Int64, present: RangeSet, modified: Timestamp?) {
+    /// Content was changed since the last save: counts as a change for due times.
+    package var isChanged: Bool
+    package init(inode: InodeID, size: Int64, present: RangeSet, modified: Timestamp?, isChanged: Bool) {
         self.inode = inode
         self.size = size
         self.present = present
         self.modified = modified
+        self.isChanged = isChanged
     }
 }

@@ -5,6 +5,7 @@ import Threading
 final class Tables {
     let database: Database
     let clock: any Clock
+    let durabilityFlag: DurabilityFlag
     var capabilities = StoreCapabilities([])
     var defaults = AttributeDefaults()
     var totals = ContentTotals(cachedBytes: 0, dirtyBytes: 0, dirtyFiles: 0)
@@ -61,9 +62,10 @@ final class Tables {
         var time: Int64
     }
 
-    init(_ database: Database, _ clock: any Clock) {
+    init(_ database: Database, _ clock: any Clock, _ durabilityFlag: DurabilityFlag) {
         self.database = database
         self.clock = clock
+        self.durabilityFlag = durabilityFlag
     }
 
     var now: Int64 { clock.calendar.nanoseconds }
@@ -77,6 +79,12 @@ final class Tables {
             INSERT INTO inode(id, kind, links, size_bytes, device, accessed_ns, modified_ns, changed_ns, created_ns,
                 known, object) VALUES (2, ?, 2, 0, 0, ?2, ?2, ?2, ?2, 1, 1)
             """, .int(Int64(FileKind.directory.rawValue)), .int(now))
+    }
+
+    /// A loss of power may have taken away inodes whose cache files are still there. A new inode must not find the bytes
+    /// of another one: so numbers are never used again. What is lost at once fits into the log, with room to spare.
+    func skipInodes() throws(CatalogError) {
+        try database.run("UPDATE sqlite_sequence SET seq = seq + 1048576 WHERE name = 'inode'")
     }
 
     func loadTotals() throws(CatalogError) {

@@ -194,7 +194,7 @@ extension Synchronizer {
         }
         guard needsThread else { return }
         statistics.set(.workers, Int64(jobs.withLock { $0.threads }))
-        WorkerThread(name: "upload") { [self] in work() }.detach()
+        WorkerThread(name: "upload", urgency: .background) { [self] in work() }.detach()
     }
 
     private func work() {

@@ -143,7 +143,7 @@ package final class Synchronizer: Sendable {
         }
         guard isFirst else { return }
         contents.onPressure { [weak self] in self?.press() }
-        WorkerThread(name: "synchronizer") { [self] in coordinate() }.detach()
+        WorkerThread(name: "synchronizer", urgency: .background) { [self] in coordinate() }.detach()
     }
 
     /// There may be new rows; cheap, from any thread.

@@ -1,4 +1,5 @@
 package import Catalog
+import Glibc
 package import StoreAPI
 
 // The operations by name: each decides what its numbers stand for, and hands over.
@@ -34,7 +35,7 @@ extension FileSystem {
         switch place(parent) {
         case .stored(let volume, let inode):
             guard kind != .directory, kind != .symbolicLink else { return reply(.failure(.invalid)) }
-            volume.make(name, in: inode, kind: kind, mode: mode, device: device, target: nil, by: caller) {
+            volume.make(name, in: inode, kind: kind, mode: mode, device: device, by: caller) {
                 volume.presentNew($0, reply)
             }
         case .virtual(let id):
@@ -52,7 +53,7 @@ extension FileSystem {
     ) {
         switch place(parent) {
         case .stored(let volume, let inode):
-            volume.make(name, in: inode, kind: .directory, mode: mode, device: 0, target: nil, by: caller) {
+            volume.make(name, in: inode, kind: .directory, mode: mode, by: caller) {
                 volume.presentNew($0, reply)
             }
         case .virtual: reply(.failure(.notPermitted))
@@ -66,7 +67,7 @@ extension FileSystem {
     ) {
         switch place(parent) {
         case .stored(let volume, let inode):
-            volume.make(name, in: inode, kind: .symbolicLink, mode: 0o777, device: 0, target: target, by: caller) {
+            volume.make(name, in: inode, kind: .symbolicLink, mode: 0o777, target: target, by: caller) {
                 volume.presentNew($0, reply)
             }
         case .virtual: reply(.failure(.notPermitted))
@@ -127,11 +128,12 @@ extension FileSystem {
     ) {
         switch place(parent) {
         case .stored(let volume, let inode):
-            volume.make(name, in: inode, kind: .file, mode: mode, device: 0, target: nil, by: caller) { made in
+            let isToBeWritten = flags & O_ACCMODE != O_RDONLY
+            volume.make(name, in: inode, kind: .file, mode: mode, isToBeWritten: isToBeWritten, by: caller) { made in
                 answer(reply) { () throws(FileSystemError) in
                     let record = try made.get()
                     do throws(FileSystemError) {
-                        let file = try volume.open(record.id, flags: flags, by: caller)
+                        let file = try volume.open(record.id, flags: flags, isNew: isToBeWritten, by: caller)
                         return (volume.entry(record, trust: volume.settings.metadataLifetime), file)
                     } catch {
                         // The kernel hears of no inode.

@@ -158,10 +158,12 @@ extension Volume {
             return try asked { () throws(CatalogError) in try catalog.setAttributes(complete, of: record.id) }
         }
         // A time that somebody sets counts from then on, although content that was written before it is still open.
-        // That is saved first: a later save of the same change must not bring its time back.
-        try cached { () throws(CacheError) in try content.save() }
-        defer { content.modifiedWasSet() }
-        return try asked { () throws(CatalogError) in try catalog.setAttributes(complete, of: record.id) }
+        // That is saved with it: a later save of the same change must not bring its time back.
+        return try cached { () throws(CacheError) in
+            try content.saveSettingTime { (unsaved) throws(CatalogError) in
+                try catalog.setAttributes(complete, of: record.id, saving: unsaved)
+            }
+        }
     }
 
     // MARK: Privileges of programs

@@ -58,7 +58,10 @@ extension Volume {
         }
     }
 
-    func open(_ inode: InodeID, flags: Int32, by caller: Caller) throws(FileSystemError) -> OpenFile {
+    /// - Parameter isNew: The file was just made, by whoever is going to write to it.
+    func open(_ inode: InodeID, flags: Int32, isNew: Bool = false, by caller: Caller) throws(FileSystemError)
+        -> OpenFile
+    {
         let isWritable = flags & O_ACCMODE != O_RDONLY
         if isWritable || flags & O_TRUNC != 0 { try mayChange() }
         var record = try existing(inode)
@@ -68,9 +71,9 @@ extension Volume {
         case .symbolicLink: throw .loop
         case .fifo, .characterDevice, .blockDevice, .socket: throw .unsupported
         }
-        let content = try cached { () throws(CacheError) in try cache.open(inode) }
+        let content = try cached { () throws(CacheError) in try cache.open(inode, isNew: isNew) }
         do {
-            if flags & O_TRUNC != 0 {
+            if flags & O_TRUNC != 0, !isNew {
                 try cached { () throws(CacheError) in
                     try content.truncate(to: 0)
                     try content.save()

@@ -50,8 +50,9 @@ extension Volume {
     // MARK: New names
 
     func make(
-        _ bytes: [UInt8], in parent: InodeID, kind: FileKind, mode: UInt32, device: UInt64, target: [UInt8]?,
-        by caller: Caller, _ reply: @escaping FileSystem.Reply<InodeRecord>
+        _ bytes: [UInt8], in parent: InodeID, kind: FileKind, mode: UInt32, device: UInt64 = 0,
+        target: [UInt8]? = nil, isToBeWritten: Bool = false, by caller: Caller,
+        _ reply: @escaping FileSystem.Reply<InodeRecord>
     ) {
         let name: FileName
         do throws(FileSystemError) {
@@ -67,7 +68,8 @@ extension Volume {
                 let inherits = directory.mode & 0o2000 != 0
                 let new = NewInode(
                     kind: kind, mode: (mode & 0o7777) | (inherits && kind == .directory ? 0o2000 : 0),
-                    uid: caller.uid, gid: inherits ? directory.gid : caller.gid, device: device, target: target)
+                    uid: caller.uid, gid: inherits ? directory.gid : caller.gid, device: device, target: target,
+                    isToBeWritten: isToBeWritten)
                 let record = try asked { () throws(CatalogError) in
                     try catalog.create(new, named: name, in: parent)
                 }

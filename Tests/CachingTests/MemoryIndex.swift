@@ -16,6 +16,8 @@ final class MemoryIndex: ContentIndex {
         var durable = 0
     }
     let state: Lock<State>
+    /// ``makeDurable()`` returns when it is not any more.
+    let isDiskBusy = Monitor(false)
 
     init(_ state: State = State()) { self.state = Lock(state) }
 
@@ -55,21 +57,23 @@ final class MemoryIndex: ContentIndex {
             return $0.rows[inode]!.record.generation
         }
     }
-    func save(_ content: ContentState, isChanged: Bool) throws(CatalogError) -> Int64 {
-        state.withLock {
-            var record = $0.rows[content.inode]!.record
-            $0.saves += 1
-            record.present = content.present
-            if isChanged {
-                record.isDirty = true
+    func save(_ contents: [ContentState]) throws(CatalogError) -> [Int64?] {
+        state.withLock { state in
+            state.saves += 1
+            return contents.map { content in
+                guard var record = state.rows[content.inode]?.record else { return nil }
+                record.present = content.present
                 record.isChanging = false
-                record.size = content.size
-                record.generation += 1
+                if content.isChanged {
+                    record.isDirty = true
+                    record.size = content.size
+                    record.generation += 1
+                }
+                state.time += 1
+                state.rows[content.inode]!.record = record
+                state.rows[content.inode]!.used = state.time
+                return record.generation
             }
-            $0.time += 1
-            $0.rows[content.inode]!.record = record
-            $0.rows[content.inode]!.used = $0.time
-            return record.generation
         }
     }
     func contentWasEvicted(_ inode: InodeID) throws(CatalogError) {
@@ -111,5 +115,8 @@ final class MemoryIndex: ContentIndex {
             return totals
         }
     }
-    func makeDurable() throws(CatalogError) { state.withLock { $0.durable += 1 } }
+    func makeDurable() throws(CatalogError) {
+        state.withLock { $0.durable += 1 }
+        _ = isDiskBusy.wait { $0 ? nil : true }
+    }
 }

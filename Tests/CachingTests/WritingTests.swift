@@ -199,6 +199,40 @@ private let block: Int64 = 128 << 10
         #expect(!rig.index.record(InodeID(3)).isChanging)
     }
 
+    @Test("those who synchronize at the same time share one transaction and one flush of the catalog")
+    func groupCommit() throws {
+        let rig = try Rig()
+        let inodes: Range<UInt64> = 3..<12
+        let contents = try inodes.map { inode in
+            rig.addEmpty(inode)
+            let content = try rig.open(inode)
+            try content.write([1, 2, 3], at: 0)
+            return content
+        }
+        defer { for content in contents { content.close() } }
+        rig.index.isDiskBusy.update { $0 = true }
+        let failures = Lock(0)
+        let threads = contents.enumerated().map { number, content in
+            let thread = WorkerThread(name: "syncer") {
+                do { try content.synchronize() } catch { failures.withLock { $0 += 1 } }
+            }
+            // The first one is at it when the others come.
+            while number == 0, rig.index.state.withLock({ $0.durable }) == 0 { usleep(200) }
+            return thread
+        }
+        while rig.cache.commits.waiting < 8 { usleep(200) }
+        // One of them is gone by then: that is the error of nobody else.
+        rig.index.state.withLock { $0.rows[InodeID(7)] = nil }
+        rig.index.isDiskBusy.update { $0 = false }
+        for thread in threads { thread.join() }
+        #expect(rig.index.state.withLock { ($0.saves, $0.durable) } == (2, 2))
+        #expect(failures.withLock { $0 } == 1)
+        for inode in inodes where inode != 7 {
+            #expect(rig.index.record(InodeID(inode)).size == 3)
+            #expect(!rig.index.record(InodeID(inode)).isChanging)
+        }
+    }
+
     @Test("a cache file that somebody deleted is fetched again when clean, and an error when not")
     func lostFile() throws {
         let rig = try Rig()

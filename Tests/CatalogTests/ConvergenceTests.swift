@@ -210,10 +210,11 @@ private final class World {
         trace.append("    content of \(inode) := \(content)")
         _ = try catalog.catalog.beginChange(of: inode)
         let size = Int64(content.utf8.count)
-        _ = try catalog.catalog.save(
+        _ = try catalog.catalog.save([
             ContentState(
-                inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: catalog.clock.calendar),
-            isChanged: true)
+                inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: catalog.clock.calendar,
+                isChanged: true)
+        ])
         cache[inode] = content
         truth[inode] = content
     }
@@ -550,9 +551,10 @@ private final class World {
             cache[inode] = content
             downloads += 1
             let size = Int64(cache[inode]!.utf8.count)
-            _ = try catalog.save(
-                ContentState(inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: nil),
-                isChanged: false)
+            _ = try catalog.save([
+                ContentState(
+                    inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: nil, isChanged: false)
+            ])
             return { if try catalog.inode(inode) != nil { try catalog.pinContent(of: inode) } }
         }
     }

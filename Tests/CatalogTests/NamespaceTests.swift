@@ -164,7 +164,7 @@ struct NamespaceTests {
             let f = try c.create(file, named: name("\(number)"), in: .root).id
             _ = try c.beginChange(of: f)
             _ = try c.save(
-                ContentState(inode: f, size: 100, present: RangeSet(0..<100), modified: nil), isChanged: true)
+                [ContentState(inode: f, size: 100, present: RangeSet(0..<100), modified: nil, isChanged: true)])
             files.append(f)
         }
         #expect(try c.contentTotals() == ContentTotals(cachedBytes: 1000, dirtyBytes: 1000, dirtyFiles: 10))
