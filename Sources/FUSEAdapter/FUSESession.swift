@@ -47,6 +47,7 @@ package final class FUSESession: @unchecked Sendable {
     let fileSystem: FileSystem
     private let options: FUSEOptions
     private let logger: Logger
+    let interruptions = Interruptions()
     private let state = Monitor(State())
     private let workers = Lock<[WorkerThread]>([])
     /// Set once by ``start()``, before any thread uses it; freed by ``wait()`` after all of them have ended.

@@ -253,7 +253,11 @@ enum Operations {
         }
         operations.flush = { request, _, file in
             let request = Request(request)
-            request.fileSystem.flush(HandleID(file!.pointee.fh)) { request.reply($0) }
+            let interruption = Interruption(of: request)
+            request.fileSystem.flush(HandleID(file!.pointee.fh), interruption: interruption) {
+                interruption.end()
+                request.reply($0)
+            }
         }
         operations.release = { request, _, file in
             let request = Request(request)
@@ -261,7 +265,11 @@ enum Operations {
         }
         operations.fsync = { request, _, _, file in
             let request = Request(request)
-            request.fileSystem.synchronize(HandleID(file!.pointee.fh)) { request.reply($0) }
+            let interruption = Interruption(of: request)
+            request.fileSystem.synchronize(HandleID(file!.pointee.fh), interruption: interruption) {
+                interruption.end()
+                request.reply($0)
+            }
         }
         operations.fallocate = { request, _, mode, offset, length, file in
             let request = Request(request)
@@ -328,7 +336,11 @@ enum Operations {
         }
         operations.fsyncdir = { request, _, _, file in
             let request = Request(request)
-            request.fileSystem.synchronizeDirectory(HandleID(file!.pointee.fh)) { request.reply($0) }
+            let interruption = Interruption(of: request)
+            request.fileSystem.synchronizeDirectory(HandleID(file!.pointee.fh), interruption: interruption) {
+                interruption.end()
+                request.reply($0)
+            }
         }
     }
 

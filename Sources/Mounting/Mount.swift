@@ -182,8 +182,8 @@ package final class Mount: Sendable {
         let options = request.options
         return FileSystemSettings(
             metadataLifetime: settings.metadataLifetime, requestDeadline: settings.requestTimeout,
-            isReadOnly: options.isReadOnly, defaultUID: options.uid ?? getuid(), defaultGID: options.gid ?? getgid(),
-            fileMode: options.fileMode, directoryMode: options.directoryMode)
+            isReadOnly: options.isReadOnly, durability: settings.durability, defaultUID: options.uid ?? getuid(),
+            defaultGID: options.gid ?? getgid(), fileMode: options.fileMode, directoryMode: options.directoryMode)
     }
 
     // MARK: - Meanwhile

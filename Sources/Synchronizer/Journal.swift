@@ -15,6 +15,7 @@ package protocol Journal: Sendable {
     func pendingTotals() throws(CatalogError) -> PendingTotals
     func nextDue(delay: Duration) throws(CatalogError) -> Timestamp?
     func expedite(_ path: StorePath?) throws(CatalogError) -> Int
+    func rowsLeft(to goal: FileGoal, isFirst: Bool) throws(CatalogError) -> [PendingItem]
 
     /// What the store can do decides what ``plan(_:)`` asks for.
     func setCapabilities(_ capabilities: StoreCapabilities) throws(CatalogError)

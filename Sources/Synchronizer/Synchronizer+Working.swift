@@ -25,6 +25,7 @@ extension Synchronizer {
                 state.pressedAt.map { clock.monotonic - $0 < Self.pressureLasts } ?? false
             }
             process(.pressed(isPressed))
+            lookAtWaits()
             if let question {
                 answer(question.limit, question.busy, isPressed)
             } else {
@@ -202,9 +203,9 @@ extension Synchronizer {
             let runner = makeRunner(job.lane)
             let begun = clock.monotonic
             if job.lane == .deletion {
-                for (id, outcome) in runner.run(deletions: job.rows) { finish(id, outcome, begun) }
+                for (id, outcome) in runner.run(deletions: job.rows) { finish(id, nil, outcome, begun) }
             } else {
-                for row in job.rows { finish(row.id, runner.run(row), begun) }
+                for row in job.rows { finish(row.id, row.inode, runner.run(row), begun) }
             }
         }
         statistics.set(
@@ -240,7 +241,10 @@ extension Synchronizer {
 
     private func makeRunner(_ lane: UploadScheduler.Lane) -> StepRunner {
         // Somebody waits: then the deadline of every file is now.
-        let (store, deadline) = state.withLock { ($0.store, $0.drains > 0 ? .zero : $0.settings.deadline) }
+        let isAwaited = hasWaits
+        let (store, deadline) = state.withLock {
+            ($0.store, $0.drains > 0 || isAwaited ? .zero : $0.settings.deadline)
+        }
         let unreported = Lock<Int64>(0)
         let sent: @Sendable (Int64) -> Void = { [weak self] bytes in
             guard let self, lane.isMeasuredInBytes else { return }
@@ -259,9 +263,12 @@ extension Synchronizer {
             release: { [weak self] in self?.process(.released($0)) })
     }
 
-    private func finish(_ id: PendingID, _ outcome: UploadScheduler.Outcome, _ begun: MonotonicTime) {
+    private func finish(
+        _ id: PendingID, _ inode: InodeID?, _ outcome: UploadScheduler.Outcome, _ begun: MonotonicTime
+    ) {
         if case .done = outcome { memory.forget(id) }
         process(.finished(id, outcome))
+        workEnded(on: inode, outcome)
         progress.withLock { progress in
             progress.finished &+= 1
             if case .outdated = outcome { progress.settle(id, begun) }

@@ -41,7 +41,7 @@ package struct DrainProgress: Hashable, Sendable {
 ///
 /// One thread asks the journal for rows (``Synchronizer/coordinate()``), threads that come and go with the work
 /// carry them out (``StepRunner``), and ``UploadScheduler`` decides. Locks: `state` (the scheduler), `jobs` (rows
-/// handed to workers), `progress` (for those who wait in ``drain(_:report:)``). None is held while another is taken,
+/// handed to workers), `progress` (for those who wait in ``drain(_:report:)``), `waits`. None is held while another is taken,
 /// nor during a call to the journal, the cache or the store.
 package final class Synchronizer: Sendable {
     let journal: any Journal
@@ -53,6 +53,8 @@ package final class Synchronizer: Sendable {
     let state: Monitor<State>
     let jobs = Monitor(Jobs())
     let progress = Monitor(Progress())
+    /// Those who wait for single files.
+    let waits = Lock(Waits())
 
     struct State {
         var scheduler: UploadScheduler

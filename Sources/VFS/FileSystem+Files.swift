@@ -41,9 +41,12 @@ extension FileSystem {
         }
     }
 
-    package func flush(_ handle: HandleID, _ reply: @escaping Reply<Void>) {
+    /// close(2) of one of the handle's descriptors.
+    ///
+    /// - Parameter interruption: Ends the wait for a store.
+    package func flush(_ handle: HandleID, interruption: (any Interruptible)? = nil, _ reply: @escaping Reply<Void>) {
         switch handles[handle] {
-        case .file(let file): answer(reply) { () throws(FileSystemError) in try file.volume.flush(file) }
+        case .file(let file): file.volume.flush(file, interruption, reply)
         case .virtualFile(let file): tree.flush(file, reply)
         case .lost: reply(.failure(.noDevice))
         case .directory, .virtualDirectory, .emptyDirectory, nil: reply(.failure(.badHandle))
@@ -59,9 +62,14 @@ extension FileSystem {
         }
     }
 
-    package func synchronize(_ handle: HandleID, _ reply: @escaping Reply<Void>) {
+    /// fsync(2) and fdatasync(2).
+    ///
+    /// - Parameter interruption: Ends the wait for a store.
+    package func synchronize(
+        _ handle: HandleID, interruption: (any Interruptible)? = nil, _ reply: @escaping Reply<Void>
+    ) {
         switch handles[handle] {
-        case .file(let file): file.volume.synchronize(file, reply)
+        case .file(let file): file.volume.synchronize(file, interruption, reply)
         // What is written to a control file is taken when it is closed.
         case .virtualFile: reply(.success(()))
         case .lost: reply(.failure(.noDevice))
@@ -150,9 +158,14 @@ extension FileSystem {
         if case .directory(let volume, let inode) = handles.remove(handle) { volume.closed(inode) }
     }
 
-    package func synchronizeDirectory(_ handle: HandleID, _ reply: @escaping Reply<Void>) {
+    /// fsync(2) of a directory.
+    ///
+    /// - Parameter interruption: Ends the wait for a store.
+    package func synchronizeDirectory(
+        _ handle: HandleID, interruption: (any Interruptible)? = nil, _ reply: @escaping Reply<Void>
+    ) {
         switch handles[handle] {
-        case .directory(let volume, _): volume.synchronizeDirectory(reply)
+        case .directory(let volume, let inode): volume.synchronizeDirectory(inode, interruption, reply)
         case .virtualDirectory, .emptyDirectory: reply(.success(()))
         case .lost: reply(.failure(.noDevice))
         case .file, .virtualFile, nil: reply(.failure(.badHandle))

@@ -90,6 +90,13 @@ package protocol KernelNotifier: AnyObject, Sendable {
     func writeBack(_ number: UInt64)
 }
 
+/// A caller who can be interrupted while it waits.
+package protocol Interruptible: Sendable {
+    /// Has `body` called, on any thread, when a signal for the caller comes; at once if one has come. `body` does not
+    /// answer the caller itself, but lets another thread do that. Call it before anybody can answer.
+    func whenInterrupted(_ body: @escaping @Sendable () -> Void)
+}
+
 /// Settings of the file system that may change while it is mounted.
 package struct FileSystemSettings: Sendable {
     /// How long a listing is trusted.
@@ -97,6 +104,8 @@ package struct FileSystemSettings: Sendable {
     /// How long a caller waits for the store before it gets an error.
     package var requestDeadline: Duration
     package var isReadOnly: Bool
+    /// For files in directories of which none says anything else: see ``Durability/attribute``.
+    package var durability: Durability
     /// Shown for files whose store keeps no owner and mode: those of the mount's options, else of who mounted.
     package var defaultUID: UInt32
     package var defaultGID: UInt32
@@ -104,11 +113,13 @@ package struct FileSystemSettings: Sendable {
     package var directoryMode: UInt32
     package init(
         metadataLifetime: Duration = .seconds(120), requestDeadline: Duration = .seconds(60), isReadOnly: Bool = false,
-        defaultUID: UInt32 = 0, defaultGID: UInt32 = 0, fileMode: UInt32 = 0o644, directoryMode: UInt32 = 0o755
+        durability: Durability = .local, defaultUID: UInt32 = 0, defaultGID: UInt32 = 0, fileMode: UInt32 = 0o644,
+        directoryMode: UInt32 = 0o755
     ) {
         self.metadataLifetime = metadataLifetime
         self.requestDeadline = requestDeadline
         self.isReadOnly = isReadOnly
+        self.durability = durability
         self.defaultUID = defaultUID
         self.defaultGID = defaultGID
         self.fileMode = fileMode

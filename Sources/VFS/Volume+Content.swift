@@ -101,7 +101,7 @@ extension Volume {
             handle.content.close()
             closed(handle.inode)
         }
-        if handle.isWritable { try flush(handle) }
+        if handle.isWritable { try save(handle) }
     }
 
     // MARK: Reading
@@ -208,22 +208,6 @@ extension Volume {
         if handle.node.mayHavePrivileges.load(ordering: .relaxed) {
             let record = try clearPrivileges(existing(handle.inode), by: caller)
             handle.node.mayHavePrivileges.store(record.mode & 0o6000 != 0, ordering: .relaxed)
-        }
-    }
-
-    /// close(2): what was written survives the end of this process.
-    func flush(_ handle: FileHandle) throws(FileSystemError) {
-        guard handle.isWritable else { return }
-        try cached { () throws(CacheError) in try handle.content.save() }
-        changedHere()
-    }
-
-    /// fsync(2), which waits for the disk.
-    func synchronize(_ handle: FileHandle, _ reply: @escaping FileSystem.Reply<Void>) {
-        surroundings.work(reply) { [self] in
-            do throws(CacheError) { try handle.content.synchronize() } catch { return .failure(FileSystemError(error)) }
-            changedHere()
-            return .success(())
         }
     }
 

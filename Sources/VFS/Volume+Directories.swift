@@ -72,12 +72,4 @@ extension Volume {
             limit = min(limit * 2, 512)
         }
     }
-
-    /// fsync(2) of a directory: the names in it survive a loss of power.
-    func synchronizeDirectory(_ reply: @escaping FileSystem.Reply<Void>) {
-        surroundings.work(reply) { [self] in
-            do throws(CatalogError) { try catalog.makeDurable() } catch { return .failure(FileSystemError(error)) }
-            return .success(())
-        }
-    }
 }

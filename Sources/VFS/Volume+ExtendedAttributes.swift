@@ -13,12 +13,16 @@ extension Volume {
         case kept
         /// What the program tells about the file.
         case told(Told)
+        /// What is promised of all that is in a directory; of everything it can be asked what holds.
+        case durability
         /// A kind that is not kept: POSIX ACLs, and what is none of the kinds that Linux has.
         case unsupported
 
         init(_ name: String) {
             if let told = Told(rawValue: name) {
                 self = .told(told)
+            } else if name == Durability.attribute {
+                self = .durability
             } else if ["user.", "security.", "trusted."].contains(where: { name.hasPrefix($0) && name != $0 }) {
                 self = .kept
             } else {
@@ -44,6 +48,7 @@ extension Volume {
         switch AttributeName(name) {
         case .unsupported: throw .unsupported
         case .told(let told): return Array(try tell(told, of: existing(inode)).utf8)
+        case .durability: return Array(try durability(of: existing(inode).id).rawValue.utf8)
         case .kept:
             let all = try asked { () throws(CatalogError) in try catalog.extendedAttributes(of: inode) }
             guard let value = all[name] else { throw .noSuchAttribute }
@@ -64,6 +69,9 @@ extension Volume {
         switch AttributeName(name) {
         case .unsupported: throw .unsupported
         case .told: throw .accessDenied
+        case .durability:
+            guard try existing(inode).kind == .directory else { throw .notPermitted }
+            guard Durability(value) != nil else { throw .invalid }
         case .kept: break
         }
         guard name.utf8.count <= Self.longestName else { throw .outOfRange }
@@ -80,7 +88,7 @@ extension Volume {
         switch AttributeName(name) {
         case .unsupported: throw .unsupported
         case .told: throw .accessDenied
-        case .kept: break
+        case .durability, .kept: break
         }
         try asked { () throws(CatalogError) in try catalog.removeExtendedAttribute(name, of: inode) }
         changedHere()

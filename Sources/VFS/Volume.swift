@@ -57,6 +57,8 @@ final class Volume: Sendable {
     let reader: AttributeReader
     let space: StoreSpace
     private let storePool: WorkerPool
+    /// For those who wait until all below a directory is on the store.
+    let remotePool = WorkerPool(name: "vfs-remote", limit: 8)
     /// Forgets inodes that nobody uses any more: deleting a large cache file takes a moment.
     private let reaper = WorkerPool(name: "vfs-reaper", limit: 1)
     private let changes: ChangeSink
@@ -123,6 +125,7 @@ final class Volume: Sendable {
         lister.shutdown()
         reader.shutdown()
         storePool.shutdown()
+        remotePool.shutdown()
         reaper.shutdown()
     }
 

@@ -1,4 +1,4 @@
-"""After fsync() returned the file survives a loss of power, whatever of the unsynced has reached the disk."""
+"""What survives a loss of power in each tier of durability, whatever of the unsynced has reached the disk."""
 
 import errno
 import os
@@ -118,4 +118,74 @@ def test_what_was_synced_survives_a_loss_of_power(fate, store, mounts, folder, l
     again = describe(fresh.data)
     assert differences({name: seen[name] for name in seen if name in expected},
                        {name: again[name] for name in again if name in expected}) == []
+    fresh.stop()
+
+
+def powered(mounts, store, folder, library, **options):
+    """A mount whose disk can lose the power, and that disk."""
+    mount = mounts(store, cache=3600, cache_dir=folder / "disk", **options)
+    mount.cache.mkdir()
+    disk = powerloss.Disk(mount.cache, folder / "images", library)
+    mount.environment = disk.environment
+    return mount, disk
+
+
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("fate", FATES)
+def test_in_the_remote_tier_what_was_closed_survives_a_loss_of_power(fate, store, mounts, folder, library):
+    generator = random.Random(fate)
+    mount, disk = powered(mounts, store, folder, library, durability="remote")
+    certain = {}
+    for round in range(3):
+        mount.start()
+        assert {name: (mount.data / name).read_bytes() for name in certain} == certain, f"in round {round}"
+        for index in range(8):
+            name = f"f{round}-{index}"
+            content = generator.randbytes(generator.choice([1, 4096, 300_000]))
+            if index % 2:
+                synced(mount.data / name, content)
+            else:
+                (mount.data / name).write_bytes(content)
+            certain[name] = content
+        # In place, where the store has an older version of the file and the cache its bytes.
+        for name in generator.sample(sorted(certain), 3):
+            with open(mount.data / name, "r+b") as file:
+                file.write(b"in place")
+            certain[name] = b"in place" + certain[name][8:]
+        assert {name: store.read(name) for name in certain} == certain
+        mount.kill()
+        disk.lose_power(FATES[fate](generator))
+    mount.start()
+    assert {name: (mount.data / name).read_bytes() for name in certain} == certain
+    mount.sync()
+    assert sorted(store.names()) == sorted(certain), "the store has what nobody has written"
+    mount.stop()
+
+
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("fate", FATES)
+def test_in_the_writeback_tier_the_mount_comes_up_after_a_loss_of_power(fate, store, mounts, folder, library):
+    generator = random.Random(fate)
+    mount, disk = powered(mounts, store, folder, library, durability="writeback")
+    mount.start()
+    kept = {f"kept{index}": generator.randbytes(5_000) for index in range(5)}
+    for name, content in kept.items():
+        (mount.data / name).write_bytes(content)
+    mount.sync()
+    for round in range(3):
+        for index in range(20):
+            synced(mount.data / f"f{index}", generator.randbytes(generator.choice([0, 1, 10_000, 200_000])))
+            sync_directory(mount.data)
+        mount.kill()
+        disk.lose_power(FATES[fate](generator))
+        mount.start()
+        remove_what_is_lost(mount, kept)
+    # Nothing is promised of what was written since the last sync; what is there can be used and brought to the store.
+    assert {name: (mount.data / name).read_bytes() for name in kept} == kept
+    synced(mount.data / "new", b"new")
+    mount.sync()
+    seen = describe(mount.data)
+    mount.stop()
+    fresh = mounts(store).start()
+    assert differences(seen, describe(fresh.data)) == []
     fresh.stop()

@@ -1,4 +1,5 @@
 package import Caching
+package import Catalog
 package import StoreAPI
 package import Synchronizer
 import Threading
@@ -30,6 +31,7 @@ package struct Settings: Hashable, Sendable {
     package var metadataLifetime: Duration { duration("metadata_cache") }
     package var requestTimeout: Duration { duration("request_timeout") }
     package var connectTimeout: Duration { duration("connect_timeout") }
+    package var durability: Durability { self["durability"].flatMap { Durability(rawValue: $0) } ?? .local }
     package var drainsAtExit: Bool { self["drain_at_exit"] == "yes" }
     package var logLevel: String { self["log_level"] ?? "notice" }
     package var logFile: String? { values["log_file"] }

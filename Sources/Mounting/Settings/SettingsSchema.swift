@@ -1,3 +1,4 @@
+import Catalog
 package import StoreAPI
 
 /// All settings that there are: those of every mount and, for each kind of store, its own.
@@ -50,6 +51,12 @@ package struct SettingsSchema: Sendable {
         .init(
             name: "request_timeout", kind: .seconds(0.1...3600), section: .store, defaultValue: "60",
             help: "How long a program waits for the store, repetitions included, before it gets an error.",
+            isLive: true),
+        .init(
+            name: "durability", kind: .choice(Durability.allCases.map(\.rawValue)), section: .store,
+            defaultValue: "local",
+            help: "What fsync waits for: nothing, this machine's disk, or the store, for which close then waits too. "
+                + "A directory can say otherwise for what is in it: docs/semantics.md.",
             isLive: true),
         .init(
             name: "drain_at_exit", aliases: ["drain_on_exit"], kind: .flag, section: .store, defaultValue: "no",

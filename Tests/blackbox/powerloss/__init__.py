@@ -32,8 +32,15 @@ class Disk:
     def __init__(self, root, images, library):
         self.root, self.images = pathlib.Path(root), pathlib.Path(images)
         self.images.mkdir()
+        self.log = self.images.with_name(self.images.name + ".log")
         self.environment = {"LD_PRELOAD": str(library), "CLOUDFUSION_SYNCED_ROOT": str(self.root),
-                            "CLOUDFUSION_SYNCED_IMAGES": str(self.images)}
+                            "CLOUDFUSION_SYNCED_IMAGES": str(self.images), "CLOUDFUSION_SYNCED_LOG": str(self.log)}
+
+    def syncs(self):
+        """What was synced since the last call: the paths, relative to the root."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.write_text("")
+        return [str(pathlib.Path(line).relative_to(self.root)) for line in lines]
 
     def lose_power(self, chance):
         """

@@ -4,6 +4,8 @@
  *   CLOUDFUSION_SYNCED_IMAGES/<identity>   of a file its bytes; of a directory a line for each entry,
  *                                          "<identity> <kind> <name>" with a NUL in place of the line's end
  *
+ *   CLOUDFUSION_SYNCED_LOG                 a line for each sync: the path of what was synced
+ *
  * An identity is an inode's number and its time of birth, since numbers are used again. The image is complete before
  * the program's call returns. __init__.py puts a folder together from the images. */
 
@@ -90,7 +92,13 @@ static void keep(int fd) {
     if (!identity(fd, "", AT_EMPTY_PATH, id, sizeof id, &mode)) fail("statx", path);
     snprintf(image_path, sizeof image_path, "%s/%s", images, id);
     snprintf(new_path, sizeof new_path, "%s.new", image_path);
+    const char *log_path = getenv("CLOUDFUSION_SYNCED_LOG");
     pthread_mutex_lock(&lock);
+    if (log_path) {
+        int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        if (log < 0 || dprintf(log, "%s\n", path) < 0) fail("write", log_path);
+        close(log);
+    }
     int image = open(new_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (image < 0) fail("open", new_path);
     if (S_ISDIR(mode)) {
