@@ -68,15 +68,27 @@ extension CachedContent {
             pin: UploadPin(content: self, token: token, file: file))
     }
 
-    /// Fetches all that is not here, blocking. The bytes then stay until the content is closed.
-    package func fetchAll() throws(CacheError) {
+    /// Fetches all that is not here, blocking, and keeps it until it is on the store, as if it had been changed here:
+    /// the object that has the bytes is about to be overwritten.
+    package func pin() throws(CacheError) {
+        state.withLock { $0.holds += 1 }
+        defer { update { $0.holds -= 1 } }
+        try fetchAll()
+        try state.withLock { (state: inout LiveState) throws(CacheError) in
+            guard !state.isDiscarded else { return }
+            let generation = try asking { () throws(CatalogError) in try cache.index.pinContent(of: inode) }
+            // From here on nobody takes it for clean.
+            state.isDirty = true
+            if !state.isChanging { state.generation = generation }
+        }
+    }
+
+    /// Fetches all that is not here, blocking.
+    func fetchAll() throws(CacheError) {
         state.withLock { $0.holds += 1 }
         defer { update { $0.holds -= 1 } }
         try fetch(0..<Int64.max)
-        state.withLock { state in
-            state.staysComplete = true
-            beginSync(&state)
-        }
+        state.withLock { beginSync(&$0) }
         var failure: CacheError?
         do throws(CacheError) { try state.withLock({ $0.file })?.synchronize() } catch { failure = error }
         try endSync(failure, nameIsSynced: false)

@@ -173,7 +173,6 @@ package final class ContentCache: Sendable {
     /// - Returns: Whether it is gone.
     func release(_ content: CachedContent, _ table: inout Table) -> Bool {
         let isIdle = content.update { state in
-            state.staysComplete = false
             guard content.isIdle(state) else { return false }
             // Whoever still holds the object must not hold the blocks of a deleted file with it.
             state.file = nil

@@ -6,6 +6,7 @@ package protocol ContentIndex: Sendable {
     func content(of inode: InodeID) throws(CatalogError) -> ContentRecord?
     func beginChange(of inode: InodeID) throws(CatalogError) -> Int64
     func save(_ states: [ContentState]) throws(CatalogError) -> [Int64?]
+    func pinContent(of inode: InodeID) throws(CatalogError) -> Int64
     func contentWasEvicted(_ inode: InodeID) throws(CatalogError)
     func noteUse(of inodes: [InodeID]) throws(CatalogError)
     func evictionCandidates(limit: Int) throws(CatalogError) -> [EvictionCandidate]

@@ -51,8 +51,6 @@ struct LiveState {
     var views: [ViewToken] = []
     /// Those who need all bytes to stay; nothing is evicted meanwhile.
     var holds = 0
-    /// Set by ``CachedContent/fetchAll()``, until the last close.
-    var staysComplete = false
     var isDiscarded = false
     var uses = UseTimes()
 
@@ -74,7 +72,7 @@ struct LiveState {
     var sourceEnd: Int64 { min(source?.size ?? 0, size) }
 
     var mayBeEvicted: Bool {
-        !isDirty && !isChanging && source != nil && views.isEmpty && holds == 0 && !staysComplete && !isDiscarded
+        !isDirty && !isChanging && source != nil && views.isEmpty && holds == 0 && !isDiscarded
     }
 
     /// What the catalog may be told: survives a loss of power, or was written here.

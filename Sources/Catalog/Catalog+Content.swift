@@ -70,11 +70,13 @@ extension Catalog {
     }
 
     /// All bytes are in the cache file and must stay there until they are on the store: the content counts as changed.
-    package func pinContent(of inode: InodeID) throws(CatalogError) {
+    ///
+    /// - Returns: its new generation.
+    package func pinContent(of inode: InodeID) throws(CatalogError) -> Int64 {
         try write { tables throws(CatalogError) in
             let record = try tables.existing(inode)
             try tables.makeDirty(inode, isChanging: false)
-            _ = try tables.contentChanged(inode, size: record.size)
+            return try tables.contentChanged(inode, size: record.size)
         }
     }
 }

@@ -316,8 +316,8 @@ package enum SyncStep: Sendable {
     case keepConflict(ConflictPlan)
     /// List `directory` completely first (``Catalog/beginListing(of:)``), then ask again.
     case list(InodeID)
-    /// Bring all bytes of `inode` into the cache first and mark them with ``Catalog/pinContent(of:)``, because the
-    /// object that has them is in the way; then ask again.
+    /// Bring all bytes of `inode` into the cache first and have them kept there, with ``Catalog/pinContent(of:)``,
+    /// because the object that has them is in the way; then ask again.
     case fetch(InodeID)
     /// Something else has to be done first; ask again after it, or a moment later.
     case blocked(by: PendingID?)

@@ -16,7 +16,8 @@ package protocol ContentProvider: Sendable {
 /// The content of one file while it is being uploaded or fetched. ``close()`` is called once.
 package protocol UploadableContent: Sendable {
     func uploadView(_ capabilities: StoreCapabilities) throws(StoreError) -> UploadView
-    func fetchEverything() throws(StoreError)
+    /// Brings all bytes here, to stay until they are on the store.
+    func keepEverything() throws(StoreError)
     func close()
 }
 
@@ -39,9 +40,9 @@ extension CachedContent: UploadableContent {
         }
     }
 
-    package func fetchEverything() throws(StoreError) {
+    package func keepEverything() throws(StoreError) {
         do {
-            try fetchAll()
+            try pin()
         } catch {
             throw StoreError(error, inode)
         }

@@ -40,7 +40,6 @@ package protocol Journal: Sendable {
     func doubts(about entries: [ListEntry], in listing: ListingPlan) throws(CatalogError) -> Set<FileName>
     func doubtfulAbsences(in listing: ListingPlan) throws(CatalogError) -> [FileName]
     func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange]
-    func pinContent(of inode: InodeID) throws(CatalogError)
 }
 
 extension Catalog: Journal {}

@@ -250,8 +250,7 @@ struct StepRunner: Sendable {
     private func fetch(_ inode: InodeID) throws(StoreError) {
         let content = try contents.openContent(of: inode)
         defer { content.close() }
-        try content.fetchEverything()
-        try catalog { () throws(CatalogError) in try journal.pinContent(of: inode) }
+        try content.keepEverything()
     }
 
     // MARK: Helpers

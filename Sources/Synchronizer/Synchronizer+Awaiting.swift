@@ -91,7 +91,7 @@ extension Synchronizer {
             case .failed: break
             // What went out may be an older state: then the file is sent again at once.
             case .done, .outdated: look(at: number, isFirst: !isLate)
-            case .overtaken, .blocked: look(at: number, isFirst: false)
+            case .overtaken, .blocked, .busy: look(at: number, isFirst: false)
             }
             if isLate { end(number, Self.late) }
         }

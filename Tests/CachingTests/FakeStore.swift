@@ -17,7 +17,6 @@ final class FakeStore: StoreBackend {
         var requests: [Request] = []
         var bytesSent: Int64 = 0
         var inFlight = 0
-        var mostInFlight = 0
         /// How many pieces may still be sent; nil: all.
         var allowance: Int?
         var errors: [StoreError] = []
@@ -102,7 +101,6 @@ final class FakeStore: StoreBackend {
         let (found, failure, isShort, isCorrupt, pieceSize) = state.update { state in
             state.requests.append(Request(path: path, range: request.range))
             state.inFlight += 1
-            state.mostInFlight = max(state.mostInFlight, state.inFlight)
             let failure = state.errors.isEmpty ? nil : state.errors.removeFirst()
             let isShort = state.shortAnswers > 0
             let isCorrupt = state.corruptAnswers > 0

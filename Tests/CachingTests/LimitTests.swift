@@ -319,6 +319,22 @@ private let mebibyte: Int64 = 1 << 20
         #expect(try content.bytes(at: (1 << 39) - 1, count: 3) == [0, 1, 0])
     }
 
+    @Test("what an upload needs is kept until it is on the store, also when it was clean and stays open")
+    func pinned() throws {
+        let rig = try Rig()
+        rig.addObject(3, size: mebibyte)
+        let content = try rig.open(3)
+        defer { content.close() }
+        let synchronizers = try rig.open(3)
+        try synchronizers.pin()
+        synchronizers.close()
+        // The object that had the bytes is overwritten now.
+        rig.store.set("o3", [1, 2, 3], version: "v2")
+        #expect(rig.cache.evict(10 * mebibyte) == 0)
+        #expect(try content.bytes(at: 0, count: Int(mebibyte)) == FakeStore.bytes(0..<mebibyte))
+        #expect(rig.index.record(InodeID(3)).isDirty)
+    }
+
     @Test("a full disk makes clean content go; when there is none the writer gets ENOSPC, and loses nothing")
     func fullDisk() throws {
         var template = Array("/tmp/cloudfusion-tmpfs-XXXXXX".utf8CString)

@@ -35,10 +35,14 @@ final class MemoryIndex: ContentIndex {
 
     func record(_ inode: InodeID) -> ContentRecord { state.withLock { $0.rows[inode]!.record } }
 
+    /// A worker has been sent to replace the object by the content.
+    func beginUpload(_ inode: InodeID) { state.withLock { $0.rows[inode]!.record.sourceWork = .upload } }
+
     /// What the synchronizer tells after an upload.
     func uploaded(_ inode: InodeID, generation: Int64, source: ContentSource) {
         state.withLock {
             $0.rows[inode]!.record.source = source
+            $0.rows[inode]!.record.sourceWork = .none
             if $0.rows[inode]!.record.generation == generation { $0.rows[inode]!.record.isDirty = false }
         }
     }
@@ -53,6 +57,13 @@ final class MemoryIndex: ContentIndex {
         state.withLock {
             $0.rows[inode]!.record.isDirty = true
             $0.rows[inode]!.record.isChanging = true
+            $0.rows[inode]!.record.generation += 1
+            return $0.rows[inode]!.record.generation
+        }
+    }
+    func pinContent(of inode: InodeID) throws(CatalogError) -> Int64 {
+        state.withLock {
+            $0.rows[inode]!.record.isDirty = true
             $0.rows[inode]!.record.generation += 1
             return $0.rows[inode]!.record.generation
         }

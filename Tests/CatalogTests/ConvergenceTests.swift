@@ -555,7 +555,7 @@ private final class World {
                 ContentState(
                     inode: inode, size: size, present: RangeSet(0..<max(size, 1000)), modified: nil, isChanged: false)
             ])
-            return { if try catalog.inode(inode) != nil { try catalog.pinContent(of: inode) } }
+            return { if try catalog.inode(inode) != nil { _ = try catalog.pinContent(of: inode) } }
         }
     }
 
