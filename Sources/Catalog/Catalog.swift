@@ -33,6 +33,7 @@ package struct AttributeDefaults: Hashable, Sendable {
 package final class Catalog: Sendable {
     private let tables: UrgencyLock<Tables?>
     private let log: Int32
+    private let files: CatalogFiles
     private let flushes = Gathering<Void, CatalogError?>()
     /// Transactions that have ended (one stands for all of earlier processes), and how many of them survive a loss of
     /// power for certain.
@@ -44,12 +45,15 @@ package final class Catalog: Sendable {
 
     /// Opens the catalog at `path`, or makes it, and brings it to the newest format.
     ///
-    /// - Throws: ``CatalogError``: `.damaged`, `.tooNew`, `.noSpace`.
+    /// - Throws: ``CatalogError``: `.damaged`, `.corrupt`, `.tooNew`, `.noSpace`.
     package init(path: String, clock: any Clock) throws(CatalogError) {
+        files = CatalogFiles(path: path)
+        try files.expectWhole()
         // For its owner only, also where the umask is wide; SQLite gives the log the same mode.
         let file = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         if file >= 0 { Glibc.close(file) }
         let database = try Database(path: path)
+        try Self.expectSense(database, files)
         try Schema.migrate(database)
         let tables = Tables(database, clock, durabilityFlag)
         try tables.makeRoot()
@@ -60,26 +64,47 @@ package final class Catalog: Sendable {
         log = dup(database.log)
         self.clock = clock
         self.tables = UrgencyLock(tables)
+        files.markOpen()
         // The names of the database and its log have to survive a power loss too.
-        let folder = Glibc.open(path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".", O_RDONLY | O_DIRECTORY)
-        if folder >= 0 {
-            fsync(folder)
-            Glibc.close(folder)
-        }
+        files.synchronizeFolder()
     }
 
-    deinit { Glibc.close(log) }
+    deinit {
+        close()
+        Glibc.close(log)
+    }
 
     /// Has `body` told of each call that fails because of the disk or the database, on the caller's thread. Once.
     package func onFault(_ body: @escaping @Sendable (CatalogError) -> Void) { faultHandler.withLock { $0 = body } }
 
+    /// A catalog that is read in a moment is looked through each time; a large one when it has failed before.
+    private static let briefly: Int64 = 32 << 20
+
+    private static func expectSense(_ database: Database, _ files: CatalogFiles) throws(CatalogError) {
+        let size = (CatalogFiles.size(files.path) ?? 0) + (CatalogFiles.size(files.log) ?? 0)
+        guard files.isSuspect || size <= briefly else { return }
+        let finding = try database.first("PRAGMA quick_check(1)") { $0.text(0) } ?? nil
+        guard finding == "ok" else {
+            throw CatalogError(.corrupt, "the catalog makes no sense: \(finding ?? "it cannot be checked")")
+        }
+        files.isSuspect = false
+    }
+
     private func tell(_ error: CatalogError) {
-        guard error.code == .damaged || error.code == .noSpace else { return }
+        if error.code == .corrupt { files.isSuspect = true }
+        guard [.damaged, .corrupt, .noSpace].contains(error.code) else { return }
         faultHandler.withLock { $0 }?(error)
     }
 
     /// Ends the use of the catalog; later calls throw. What was written stays as it is.
-    package func close() { tables.withLock { $0 = nil } }
+    package func close() {
+        tables.withLock { tables in
+            guard tables != nil else { return }
+            // First the mark: whoever finds it, and no log, knows that somebody has taken the log away.
+            files.markClosed()
+            tables = nil
+        }
+    }
 
     /// Makes everything that was done so far survive a loss of power. Callers at the same time share one flush of the
     /// disk; where nothing was done since the last one, there is none.

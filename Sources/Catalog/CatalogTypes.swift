@@ -149,8 +149,10 @@ package struct CatalogError: Error, Sendable, CustomStringConvertible {
         case tooManyLinks
         /// The disk under the catalog is full.
         case noSpace
-        /// The database cannot be read or written, or holds what makes no sense.
+        /// The database cannot be read or written now, which is the disk's fault or another process's.
         case damaged
+        /// What the database holds makes no sense: see ``CatalogRescue``.
+        case corrupt
         /// Made by a newer version of this program.
         case tooNew
     }

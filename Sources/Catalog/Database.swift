@@ -25,10 +25,13 @@ extension SQLValue: ExpressibleByIntegerLiteral {
 final class Database {
     private let connection: OpaquePointer
     private var statements: [UnsafePointer<UInt8>: Statement] = [:]
-    /// The write-ahead log, for ``synchronize()``.
+    /// The write-ahead log, for ``synchronize()``; -1 for a database that is only read.
     let log: Int32
 
-    init(path: String) throws(CatalogError) {
+    /// Bytes. A small change writes its pages whole: half of SQLite's own size costs a third less.
+    static let pageSize = 2048
+
+    private static func connect(_ path: String) throws(CatalogError) -> OpaquePointer {
         var connection: OpaquePointer?
         let flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX
         let status = sqlite3_open_v2(path, &connection, flags, nil)
@@ -37,12 +40,27 @@ final class Database {
             sqlite3_close(connection)
             throw CatalogError(.damaged, "the catalog '\(path)' cannot be opened: \(message)")
         }
-        self.connection = connection
         sqlite3_extended_result_codes(connection, 1)
+        return connection
+    }
+
+    /// Opens a copy of a damaged database, to read of it what can be read.
+    init(damagedCopy path: String) throws(CatalogError) {
+        connection = try Self.connect(path)
+        log = -1
+        // With it, SQLite takes a file that is too short, and tables whose definition it cannot read.
+        for pragma in [
+            "locking_mode = EXCLUSIVE", "writable_schema = ON", "trusted_schema = OFF", "cell_size_check = ON",
+        ] {
+            try Self.run("PRAGMA \(pragma)", on: connection)
+        }
+    }
+
+    init(path: String) throws(CatalogError) {
+        connection = try Self.connect(path)
         do throws(CatalogError) {
             for pragma in [
-                // A small change writes its pages whole: half of SQLite's own size costs a third less.
-                "page_size = 2048",
+                "page_size = \(Self.pageSize)",
                 "locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL", "temp_store = MEMORY",
                 "cache_size = -16384", "wal_autocheckpoint = 16384", "foreign_keys = OFF", "trusted_schema = OFF",
             ] {
@@ -64,7 +82,7 @@ final class Database {
     deinit {
         for statement in statements.values { sqlite3_finalize(statement.handle) }
         sqlite3_close(connection)
-        Glibc.close(log)
+        if log >= 0 { Glibc.close(log) }
     }
 
     /// Runs statements that take and give nothing.
@@ -81,6 +99,9 @@ final class Database {
         case SQLITE_FULL: return CatalogError(.noSpace, "no space on the disk that holds the catalog")
         case SQLITE_BUSY, SQLITE_LOCKED:
             return CatalogError(.damaged, "another process has the catalog open: \(text)")
+        // The last one: a table or column is not there.
+        case SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_ERROR:
+            return CatalogError(.corrupt, "the catalog makes no sense: \(text) (\(status))")
         default: return CatalogError(.damaged, "the catalog failed: \(text) (\(status))")
         }
     }
@@ -101,7 +122,9 @@ final class Database {
     }
 
     /// Runs a statement; for those that give no rows.
-    func run(_ sql: StaticString, _ values: SQLValue...) throws(CatalogError) {
+    func run(_ sql: StaticString, _ values: SQLValue...) throws(CatalogError) { try run(sql, values) }
+
+    func run(_ sql: StaticString, _ values: [SQLValue]) throws(CatalogError) {
         let statement = try statement(sql)
         defer { statement.reset() }
         statement.bind(values)
@@ -128,6 +151,16 @@ final class Database {
         var results: [Result] = []
         while try statement.step() { results.append(try body(Row(handle: statement.handle))) }
         return results
+    }
+
+    /// Calls `body` with each row as it is read: those that come before an error have been seen.
+    func each(
+        _ sql: StaticString, _ values: SQLValue..., body: (borrowing Row) throws(CatalogError) -> Void
+    ) throws(CatalogError) {
+        let statement = try statement(sql)
+        defer { statement.reset() }
+        statement.bind(values)
+        while try statement.step() { try body(Row(handle: statement.handle)) }
     }
 
     func exists(_ sql: StaticString, _ values: SQLValue...) throws(CatalogError) -> Bool {
@@ -202,6 +235,18 @@ private final class Statement {
 /// The row that a query stands on. Columns count from 0.
 struct Row: ~Copyable {
     fileprivate let handle: OpaquePointer
+
+    var count: Int32 { sqlite3_column_count(handle) }
+
+    /// The column as it is stored.
+    func value(_ column: Int32) -> SQLValue {
+        switch sqlite3_column_type(handle, column) {
+        case SQLITE_INTEGER: .int(int(column))
+        case SQLITE_TEXT: SQLValue(text(column))
+        case SQLITE_BLOB: SQLValue(blob(column))
+        default: .null
+        }
+    }
 
     func isNull(_ column: Int32) -> Bool { sqlite3_column_type(handle, column) == SQLITE_NULL }
     func int(_ column: Int32) -> Int64 { sqlite3_column_int64(handle, column) }

@@ -7,7 +7,7 @@ package struct RangeSet: Hashable, Sendable {
 
     package var isEmpty: Bool { ranges.isEmpty }
     /// The number of offsets in the set.
-    package var count: Int64 { ranges.reduce(0) { $0 + $1.upperBound - $1.lowerBound } }
+    package var count: Int64 { ranges.reduce(0) { $0 + ($1.upperBound - $1.lowerBound) } }
 
     package mutating func insert(_ range: Range<Int64>) {
         guard !range.isEmpty else { return }

@@ -108,7 +108,7 @@ final class Tables {
 
     func record(_ row: borrowing Row) throws(CatalogError) -> InodeRecord {
         guard let kind = FileKind(rawValue: UInt8(truncatingIfNeeded: row.int(1))) else {
-            throw CatalogError(.damaged, "inode \(row.int(0)) has the unknown kind \(row.int(1))")
+            throw CatalogError(.corrupt, "inode \(row.int(0)) has the unknown kind \(row.int(1))")
         }
         let isDirectory = kind == .directory
         return InodeRecord(
@@ -225,7 +225,7 @@ final class Tables {
 
     func fileName(_ bytes: [UInt8]?) throws(CatalogError) -> FileName {
         guard let bytes, let name = FileName(bytes) else {
-            throw CatalogError(.damaged, "the catalog holds an illegal name")
+            throw CatalogError(.corrupt, "the catalog holds an illegal name")
         }
         return name
     }
@@ -285,7 +285,7 @@ final class Tables {
 
     func presentRanges(_ bytes: [UInt8]) throws(CatalogError) -> RangeSet {
         guard let ranges = RangeSet(encoded: bytes) else {
-            throw CatalogError(.damaged, "the catalog's map of a cached file makes no sense")
+            throw CatalogError(.corrupt, "the catalog's map of a cached file makes no sense")
         }
         return ranges
     }
@@ -396,7 +396,7 @@ final class Tables {
         var position = id
         while position != 1 {
             guard let object = try object(position), let name = object.name, names.count < 4096 else {
-                throw CatalogError(.damaged, "object \(position) of the catalog hangs in the air")
+                throw CatalogError(.corrupt, "object \(position) of the catalog hangs in the air")
             }
             names.append(name)
             position = object.parent

@@ -1,3 +1,4 @@
+import Catalog
 import Glibc
 import StoreAPI
 import Threading
@@ -67,6 +68,16 @@ package final class CacheFolder: Sendable {
         announce(.mounted, at: mountPoint)
     }
 
+    /// Takes a folder that is there, if nobody uses it.
+    ///
+    /// - Throws: ``MountError`` naming the process that has it.
+    package convenience init(unused path: String) throws(MountError) {
+        guard access(path + "/lock", F_OK) == 0 || CatalogFiles(path: path + "/catalog.sqlite").isThere else {
+            throw MountError("'\(path)' is no cache of CloudFusion.")
+        }
+        try self.init(path: path, mountPoint: "fsck", patience: .zero)
+    }
+
     private func take(patience: Duration) throws(MountError) {
         let deadline = MonotonicTime.now + patience
         var asked: Owner?
@@ -80,7 +91,7 @@ package final class CacheFolder: Sendable {
                     "the cache '\(path)' is in use by process \(owner.process), mounted at '\(owner.mountPoint)'. "
                         + "Stop that mount with 'cloudfusion stop \(owner.mountPoint)', or choose another cache_id.")
             }
-            if let owner, owner != asked, startTime(of: owner.process) == owner.started {
+            if patience > .zero, let owner, owner != asked, startTime(of: owner.process) == owner.started {
                 // What is not on the store yet is in the catalog: whoever has the folder next goes on with it.
                 kill(owner.process, SIGTERM)
                 asked = owner

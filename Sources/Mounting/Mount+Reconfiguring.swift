@@ -47,7 +47,9 @@ extension Mount {
     private func change(from old: Settings, to new: Settings) throws(MountError) {
         let surroundings = surroundings
         let stack = state.withLock { $0.stack }
-        if MountStack.folderPath(new, surroundings) != stack?.folder.path || new.scheme != stack?.descriptor.scheme {
+        if MountStack.folderPath(new, surroundings.schema, surroundings.places) != stack?.folder.path
+            || new.scheme != stack?.descriptor.scheme
+        {
             try swap(to: new, surroundings)
         } else if let stack, let descriptor = request.schema.descriptor(named: stack.descriptor.scheme),
             descriptor.identity(new.storeSettings(descriptor)) != stack.identity

@@ -8,32 +8,77 @@ import Threading
 
 /// The steps of opening a stack, and of replacing its store.
 extension MountStack {
-    private static let identityNote = "identity"
+    static let identityNote = "identity"
 
-    static func openCatalog(_ path: String, _ surroundings: Surroundings) throws(MountError) -> Catalog {
-        do {
-            let catalog = try Catalog(path: path, clock: surroundings.clock)
-            catalog.onFault { [statistics = surroundings.statistics] error in
-                statistics.report(
-                    kind: "catalog", message: error.message,
-                    advice: "Check the disk that holds the catalog: it has to be writable and have free space.")
+    /// The catalog of a cache that has been in use; rebuilt if it has gone or makes no sense.
+    static func openCatalog(_ folder: CacheFolder, for identity: String, _ surroundings: Surroundings)
+        throws(MountError) -> Catalog
+    {
+        let reason: String
+        do throws(CatalogError) {
+            if CatalogFiles(path: folder.catalogPath).isThere {
+                let catalog = try Catalog(path: folder.catalogPath, clock: surroundings.clock)
+                let isBlank = try catalog.note(identityNote) == nil
+                if !isBlank || !holdsFiles(folder) { return watched(catalog, surroundings) }
+                catalog.close()
+                reason = "the catalog '\(folder.catalogPath)' knows nothing of the files in the cache"
+            } else {
+                reason = "the catalog '\(folder.catalogPath)' is gone or empty"
             }
-            return catalog
         } catch {
-            switch error.code {
-            case .tooNew:
-                throw MountError(
-                    "the catalog '\(path)' was made by a newer version of CloudFusion: use that, or another cache_id.")
-            case .damaged:
-                throw MountError(
-                    "the catalog '\(path)' cannot be read: \(error.message). What is on the store is not touched by "
-                        + "this; files that were not uploaded yet are in the folder beside it. Keep a copy of that "
-                        + "folder, and mount with another cache_id.")
-            case .noSpace:
-                throw MountError("the disk with the catalog '\(path)' is full: make room, or choose another cache_dir.")
-            default:
-                throw MountError("the catalog '\(path)' cannot be opened: \(error.message)")
-            }
+            guard error.code == .corrupt else { throw refusal(error, folder.catalogPath) }
+            reason = "the catalog '\(folder.catalogPath)' is damaged: \(error.message)"
+        }
+        let repair = CacheRepair(folder, identity: identity, clock: surroundings.clock)
+        let (catalog, outcome) = try repair.rebuild(because: reason)
+        let names = outcome.entries == 1 ? "1 name was" : "\(outcome.entries) names were"
+        let files = outcome.keptFiles == 1 ? "1 file" : "\(outcome.keptFiles) files"
+        let message =
+            "\(reason). It was rebuilt: \(names) taken over from it. The old one, and \(files) of the cache of which "
+            + "it is not known where they belong, are kept in '\(outcome.kept ?? "")'"
+        let advice =
+            "Everything that was uploaded is still on the store. What was not, and has no name any more, is listed in "
+            + "list.txt there: copy what you need into the mount, then remove that folder."
+        surroundings.statistics.report(kind: "catalogRebuilt", message: message, advice: advice)
+        surroundings.logger.warning("\(message). \(advice)")
+        for line in outcome.uncorrected {
+            surroundings.statistics.report(kind: "cacheFile", message: line, advice: "stats/notuploaded lists it.")
+        }
+        return watched(catalog, surroundings)
+    }
+
+    static func holdsFiles(_ folder: CacheFolder) -> Bool {
+        !ContentCache.files(in: folder.contentPath, limit: 1).isEmpty
+    }
+
+    static func newCatalog(_ path: String, _ surroundings: Surroundings) throws(MountError) -> Catalog {
+        do { return watched(try Catalog(path: path, clock: surroundings.clock), surroundings) } catch {
+            throw refusal(error, path)
+        }
+    }
+
+    private static func watched(_ catalog: Catalog, _ surroundings: Surroundings) -> Catalog {
+        catalog.onFault { [statistics = surroundings.statistics] error in
+            statistics.report(
+                kind: "catalog", message: error.message,
+                advice: error.code == .corrupt
+                    ? "Unmount and mount again: the catalog is then rebuilt, and nothing is dropped by that."
+                    : "Check the disk that holds the catalog: it has to be writable and have free space.")
+        }
+        return catalog
+    }
+
+    private static func refusal(_ error: CatalogError, _ path: String) -> MountError {
+        switch error.code {
+        case .tooNew:
+            MountError(
+                "the catalog '\(path)' was made by a newer version of CloudFusion: use that, or another cache_id.")
+        case .noSpace:
+            MountError("the disk with the catalog '\(path)' is full: make room, or choose another cache_dir.")
+        default:
+            MountError(
+                "the catalog '\(path)' cannot be opened: \(error.message). Check the disk that holds it, and who may "
+                    + "read and write there.")
         }
     }
 

@@ -69,13 +69,12 @@ package final class MountStack: Sendable {
     }
 
     /// The folder of the cache that belongs to these settings; nil when no store is named.
-    package static func folderPath(_ settings: Settings, _ surroundings: Surroundings) -> String? {
-        guard let scheme = settings.scheme, let descriptor = surroundings.schema.descriptor(named: scheme) else {
-            return nil
-        }
+    package static func folderPath(_ settings: Settings, _ schema: SettingsSchema, _ places: SettingsPlaces) -> String?
+    {
+        guard let scheme = settings.scheme, let descriptor = schema.descriptor(named: scheme) else { return nil }
         let identity = descriptor.identity(settings.storeSettings(descriptor))
         let id = settings["cache_id"] ?? CacheFolder.defaultID(scheme: scheme, identity: identity)
-        return (settings["cache_dir"] ?? surroundings.places.defaultCacheFolder) + "/" + id
+        return (settings["cache_dir"] ?? places.defaultCacheFolder) + "/" + id
     }
 
     /// Opens the store and the cache that belong to the settings, and begins to synchronize.
@@ -83,19 +82,19 @@ package final class MountStack: Sendable {
     /// - Throws: ``MountError``. Then everything is as before.
     package convenience init(_ settings: Settings, _ surroundings: Surroundings) throws(MountError) {
         guard let scheme = settings.scheme, let descriptor = surroundings.schema.descriptor(named: scheme),
-            let folderPath = Self.folderPath(settings, surroundings)
+            let folderPath = Self.folderPath(settings, surroundings.schema, surroundings.places)
         else { throw MountError("the settings name no store") }
         let storeSettings = settings.storeSettings(descriptor)
         let identity = descriptor.identity(storeSettings)
         let folder = try CacheFolder(path: folderPath, mountPoint: surroundings.mountPoint)
-        let wasThere = access(folder.catalogPath, F_OK) == 0
+        let wasThere = CatalogFiles(path: folder.catalogPath).isThere || Self.holdsFiles(folder)
 
         // Whatever was opened is closed again, in reverse, when a later step fails.
         var undo: [() -> Void] = [{ wasThere ? folder.release() : folder.discardIfEmpty() }]
         do throws(MountError) {
             let catalog: Catalog?
             if wasThere {
-                let opened = try Self.openCatalog(folder.catalogPath, surroundings)
+                let opened = try Self.openCatalog(folder, for: identity, surroundings)
                 undo.append { opened.close() }
                 try Self.check(opened, isFor: identity, descriptor, folderPath)
                 catalog = opened
@@ -114,7 +113,7 @@ package final class MountStack: Sendable {
             if let catalog {
                 opened = catalog
             } else {
-                opened = try Self.openCatalog(folder.catalogPath, surroundings)
+                opened = try Self.newCatalog(folder.catalogPath, surroundings)
                 undo.append { opened.close() }
             }
             if !isKnown { try Self.note(identity, in: opened) }

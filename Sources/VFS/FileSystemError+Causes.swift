@@ -18,7 +18,7 @@ extension FileSystemError {
             case .insideItself: .invalid
             case .tooManyLinks: .tooManyLinks
             case .noSpace: .noSpace
-            case .damaged, .tooNew: .inputOutput
+            case .damaged, .corrupt, .tooNew: .inputOutput
             }
     }
 

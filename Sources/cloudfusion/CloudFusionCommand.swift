@@ -11,6 +11,7 @@ struct CloudFusionCommand: ParsableCommand {
             cloudfusion [mount] [--config FILE | URL] MOUNTPOINT [-o OPTION[,…]] [--foreground]
             cloudfusion stop|sync|status MOUNTPOINT …
             cloudfusion check-config FILE
+            cloudfusion fsck [--repair] URL|FILE|CACHE-FOLDER
             """,
         discussion: """
             The words may come in any order. What is in MOUNTPOINT/data is on the store, or will be soon; \
@@ -19,7 +20,7 @@ struct CloudFusionCommand: ParsableCommand {
         version: "cloudfusion \(productVersion)",
         subcommands: [
             MountCommand.self, StopCommand.self, SyncCommand.self, StatusCommand.self, CheckConfigCommand.self,
-            UUIDCommand.self, VersionCommand.self,
+            FsckCommand.self, UUIDCommand.self, VersionCommand.self,
         ])
 
     /// Exit codes: 0 done, 1 failed, 2 the words make no sense.

@@ -84,21 +84,8 @@ private struct MountArguments {
         if debug { parsed.options.debug = true }
         let (source, mountPoint) = try split()
         let configFile = config ?? source.flatMap { $0.contains("://") ? nil : $0 } ?? parsed.options.configFile
-        var layers: [[SettingAssignment]] = []
-        var problems = parsed.problems
-        if let configFile {
-            let file = try readConfiguration(configFile, parser)
-            layers.append(file.assignments)
-            problems += file.problems
-        }
-        if let source, source.contains("://") { layers.append(try assignments(source)) }
-        layers.append(parsed.settings)
-
-        let result: ParsedSettings
-        do { result = try parser.settings(layers, problems: problems) } catch {
-            complain(error.description)
-            throw ExitCode(error.problems.contains { $0.source != "-o" } ? 1 : 2)
-        }
+        let result = try storeSettings(
+            configFile: configFile, url: source.flatMap { $0.contains("://") ? $0 : nil }, options: parsed, parser)
         if showsWarnings {
             for warning in result.warnings { complain("\(warning)") }
             if let configFile, result.settings.holdsSecrets(schema) { warnAboutReaders(of: configFile) }
@@ -129,25 +116,44 @@ private struct MountArguments {
         }
     }
 
-    private func assignments(_ url: String) throws -> [SettingAssignment] {
-        let parts = url.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
-        let scheme = String(parts[0])
-        guard let descriptor = schema.descriptor(named: scheme) else {
-            let known = schema.descriptors.map { "\($0.scheme)://" }.joined(separator: ", ")
-            throw failure("there is no store for '\(url)'; the known kinds are \(known).", isUsage: true)
-        }
-        guard let settings = descriptor.settingsFromURL(String(parts[1].dropFirst(2))) else {
-            throw failure("'\(url)' does not name a place on a store of the kind \(descriptor.scheme).", isUsage: true)
-        }
-        return [SettingAssignment(key: "name", value: descriptor.scheme, source: url)]
-            + settings.sorted { $0.key < $1.key }.map { SettingAssignment(key: $0.key, value: $0.value, source: url) }
-    }
-
     private func warnAboutReaders(of path: String) {
         var status = stat()
         guard stat(path, &status) == 0, status.st_mode & 0o077 != 0 else { return }
         complain("cloudfusion: warning: '\(path)' has secrets and can be read by others: 'chmod 600 \(path)' helps.")
     }
+}
+
+/// The settings that a configuration file, a URL and `-o` make together; each counts more than the one before.
+func storeSettings(configFile: String?, url: String?, options: ParsedMountOptions, _ parser: SettingsParser) throws
+    -> ParsedSettings
+{
+    var layers: [[SettingAssignment]] = []
+    var problems = options.problems
+    if let configFile {
+        let file = try readConfiguration(configFile, parser)
+        layers.append(file.assignments)
+        problems += file.problems
+    }
+    if let url { layers.append(try assignments(url, parser.schema)) }
+    layers.append(options.settings)
+    do { return try parser.settings(layers, problems: problems) } catch {
+        complain(error.description)
+        throw ExitCode(error.problems.contains { $0.source != "-o" } ? 1 : 2)
+    }
+}
+
+private func assignments(_ url: String, _ schema: SettingsSchema) throws -> [SettingAssignment] {
+    let parts = url.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+    let scheme = String(parts[0])
+    guard let descriptor = schema.descriptor(named: scheme) else {
+        let known = schema.descriptors.map { "\($0.scheme)://" }.joined(separator: ", ")
+        throw failure("there is no store for '\(url)'; the known kinds are \(known).", isUsage: true)
+    }
+    guard let settings = descriptor.settingsFromURL(String(parts[1].dropFirst(2))) else {
+        throw failure("'\(url)' does not name a place on a store of the kind \(descriptor.scheme).", isUsage: true)
+    }
+    return [SettingAssignment(key: "name", value: descriptor.scheme, source: url)]
+        + settings.sorted { $0.key < $1.key }.map { SettingAssignment(key: $0.key, value: $0.value, source: url) }
 }
 
 /// The assignments of a configuration file.

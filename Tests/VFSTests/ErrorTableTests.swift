@@ -42,7 +42,8 @@ struct ErrorTableTests {
             (CatalogError.Code.notFound, FileSystemError.notFound), (.exists, .exists),
             (.notADirectory, .notADirectory), (.isADirectory, .isADirectory), (.notEmpty, .notEmpty),
             (.noSuchAttribute, .noSuchAttribute), (.attributeExists, .exists), (.insideItself, .invalid),
-            (.tooManyLinks, .tooManyLinks), (.noSpace, .noSpace), (.damaged, .inputOutput), (.tooNew, .inputOutput),
+            (.tooManyLinks, .tooManyLinks), (.noSpace, .noSpace), (.damaged, .inputOutput),
+            (.corrupt, .inputOutput), (.tooNew, .inputOutput),
         ])
     func ofCatalog(code: CatalogError.Code, expected: FileSystemError) {
         #expect(FileSystemError(CatalogError(code, "")) == expected)
