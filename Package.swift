@@ -16,9 +16,9 @@ func room(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, cSettings: systemCalls, swiftSettings: settings)
 }
 
-func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
     .testTarget(
-        name: name, dependencies: dependencies, exclude: [], cSettings: systemCalls, swiftSettings: settings)
+        name: name, dependencies: dependencies, exclude: exclude, cSettings: systemCalls, swiftSettings: settings)
 }
 
 let package = Package(
@@ -91,6 +91,10 @@ let package = Package(
         room("StoreTesting", ["Threading", "StoreAPI"]),
 
         tests("ThreadingTests", ["Threading"]),
+        // Not resources: they are read where they lie, so that a new one needs no build.
+        tests(
+            "FuzzTests", ["Mounting", "Catalog", "Stores", "StoreHTTP", "StoreAPI", "Statistics", "Threading"],
+            exclude: ["Corpus"]),
         tests("StatisticsTests", ["Statistics", "Threading"]),
         tests("StoreAPITests", ["StoreAPI", "StoreTesting", "Threading"]),
         tests("StoreHTTPTests", ["StoreHTTP", "StoreAPI", "Statistics", "Threading"]),

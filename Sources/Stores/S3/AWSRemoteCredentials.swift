@@ -17,11 +17,23 @@ private struct CredentialDocument: Decodable {
     static func credentials(_ body: [UInt8], from place: String) throws(StoreError) -> AWSCredentials {
         guard let document = try? JSONDecoder().decode(Self.self, from: Data(body)),
             document.Code ?? "Success" == "Success",
-            let id = document.AccessKeyId, let secret = document.SecretAccessKey
+            let id = document.AccessKeyId, let secret = document.SecretAccessKey,
+            let credentials = AWSCredentials(
+                told: id, secret, document.Token, expiration: document.Expiration.flatMap(S3Metadata.parseTime))
         else { throw StoreError(.authenticationFailed, "\(place) answered without credentials") }
-        return AWSCredentials(
-            accessKeyID: id, secretAccessKey: secret, sessionToken: document.Token,
-            expiration: document.Expiration.flatMap(S3Metadata.parseTime))
+        return credentials
+    }
+}
+
+extension AWSCredentials {
+    /// Credentials that came over the network; they go into headers of requests.
+    ///
+    /// - Returns: nil when one is empty or has characters that no header can carry.
+    fileprivate init?(told id: String, _ secret: String, _ token: String?, expiration: Timestamp?) {
+        for value in [id, secret, token].compactMap({ $0 }) {
+            guard !value.isEmpty, value.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) else { return nil }
+        }
+        self.init(accessKeyID: id, secretAccessKey: secret, sessionToken: token, expiration: expiration)
     }
 }
 
@@ -227,11 +239,12 @@ package struct AWSTokenService: Sendable {
         let response = try transport.send(request)
         let answer = try? XMLElement.parse(response.body)
         if response.status == 200, let credentials = answer?["\(action)Result"]?["Credentials"],
-            let id = credentials["AccessKeyId"]?.text, let secret = credentials["SecretAccessKey"]?.text
-        {
-            return AWSCredentials(
-                accessKeyID: id, secretAccessKey: secret, sessionToken: credentials["SessionToken"]?.text,
+            let id = credentials["AccessKeyId"]?.text, let secret = credentials["SecretAccessKey"]?.text,
+            let told = AWSCredentials(
+                told: id, secret, credentials["SessionToken"]?.text,
                 expiration: credentials["Expiration"].flatMap { S3Metadata.parseTime($0.text) })
+        {
+            return told
         }
         let code = answer?["Error"]?["Code"]?.text ?? "status \(response.status)"
         let isTransient = response.status >= 500 || response.status == 429

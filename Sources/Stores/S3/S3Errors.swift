@@ -152,9 +152,23 @@ package struct S3ErrorAnswer {
         requestID = response["x-amz-request-id"]
         guard let root = try? XMLElement.parse(response.body) else { return }
         guard let error = root.name == "Error" ? root : root["Error"] else { return }
-        name = error["Code"]?.text
-        message = error["Message"].map { String($0.text.prefix(300)) }
-        endpoint = error["Endpoint"]?.text
-        region = region ?? error["Region"]?.text
+        name = error["Code"].flatMap { Self.word($0.text) }
+        message = error["Message"].map { element in
+            String(element.text.prefix(300).map { $0.unicodeScalars.contains { $0.value < 0x20 } ? " " : $0 })
+        }
+        endpoint = error["Endpoint"].flatMap { Self.word($0.text) }
+        region = region ?? error["Region"].flatMap { Self.word($0.text) }
+    }
+
+    /// What may be part of a message: whoever reads it must be able to tell it from what this program says.
+    private static func word(_ text: String) -> String? {
+        let isWord = text.utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"): true
+            case UInt8(ascii: "0")...UInt8(ascii: "9"): true
+            default: "-._:/".utf8.contains(byte)
+            }
+        }
+        return isWord && !text.isEmpty && text.utf8.count <= 200 ? text : nil
     }
 }

@@ -86,7 +86,7 @@ extension S3Store {
                 }
                 listing.objects.append(
                     .init(
-                        key: key(name), size: element["Size"].flatMap { Int64($0.text) } ?? 0,
+                        key: key(name), size: Self.size(element["Size"]?.text) ?? 0,
                         modified: element["LastModified"].flatMap { S3Metadata.parseTime($0.text) }
                             ?? Timestamp(nanoseconds: 0),
                         tag: Self.tag(element["ETag"]?.text)))

@@ -133,12 +133,12 @@ extension S3Store {
         -> [Int: (tag: String, size: Int64)]?
     {
         var parts: [Int: (tag: String, size: Int64)] = [:]
-        var marker = "0"
+        var marker = 0
         while true {
             var call = S3Call(
                 "GET", key, .requestsMultipart, .storeOther,
                 action: "the parts of '\(path)' could not be listed", path: path)
-            call.query = [("uploadId", id), ("max-parts", "1000"), ("part-number-marker", marker)]
+            call.query = [("uploadId", id), ("max-parts", "1000"), ("part-number-marker", String(marker))]
             call.accepted = [400, 404]
             let response = try send(call)
             guard response.status == 200 else { return nil }
@@ -149,7 +149,9 @@ extension S3Store {
                 else { continue }
                 parts[number] = (tag, size)
             }
-            guard root["IsTruncated"]?.text == "true", let next = root["NextPartNumberMarker"]?.text, next != marker
+            // A server that does not get any further is not asked for ever.
+            guard root["IsTruncated"]?.text == "true",
+                let next = root["NextPartNumberMarker"].flatMap({ Int($0.text) }), next > marker
             else {
                 return parts
             }

@@ -80,7 +80,7 @@ extension S3Store {
     /// The size of the object of which this is all or a part.
     private static func wholeSize(_ response: HTTPResponse) -> Int64 {
         if response.status == 206, let total = response["Content-Range"]?.split(separator: "/").last {
-            return Int64(total) ?? length(response)
+            return size(total) ?? length(response)
         }
         return length(response)
     }

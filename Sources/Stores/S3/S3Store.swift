@@ -291,5 +291,10 @@ extension S3Store {
         return S3Errors.error(response, call.action, path: path, concernsKey: true, bucket: configuration.bucket)
     }
 
-    static func length(_ response: HTTPResponse) -> Int64 { response["Content-Length"].flatMap { Int64($0) } ?? 0 }
+    static func length(_ response: HTTPResponse) -> Int64 { size(response["Content-Length"]) ?? 0 }
+
+    /// A number of bytes as a server writes it; nil: it makes no sense.
+    static func size(_ text: (some StringProtocol)?) -> Int64? {
+        text.flatMap { Int64($0) }.flatMap { $0 >= 0 ? $0 : nil }
+    }
 }

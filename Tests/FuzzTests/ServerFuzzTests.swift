@@ -1,0 +1,219 @@
+import Statistics
+import StoreAPI
+import StoreHTTP
+import Testing
+import Threading
+
+@testable import Stores
+
+/// A server that answers anything: no crash, no endless loop, and nothing but legal names and sizes.
+@Suite("Hostile servers")
+struct ServerFuzzTests {
+    /// Answers every request in the same way.
+    private final class Echo: HTTPTransport {
+        private let response: HTTPResponse
+        private let count = Lock(0)
+        var requests: Int { count.withLock { $0 } }
+
+        init(_ response: HTTPResponse) { self.response = response }
+
+        func send(_ request: HTTPRequest) throws(StoreError) -> HTTPResponse {
+            let number = count.withLock { count -> Int in
+                count += 1
+                return count
+            }
+            guard number < 2000 else { throw StoreError(.cancelled, "asked without end") }
+            guard let sink = request.sink, response.status == 200 || response.status == 206 else { return response }
+            let failure = response.body.withUnsafeBytes { bytes -> StoreError? in
+                do throws(StoreError) { try sink.write(bytes, at: request.sinkOffset) } catch { return error }
+                return nil
+            }
+            if let failure { throw failure }
+            return HTTPResponse(status: response.status, headers: response.headers)
+        }
+
+        func tune(_ tuning: StoreTuning) {}
+        func reconnect() {}
+        func shutdown() {}
+    }
+
+    private final class Nowhere: ReadSink {
+        func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws(StoreError) {}
+    }
+
+    private final class Paper: UploadCheckpoint {
+        private let text: Lock<String?>
+        init(_ text: String?) { self.text = Lock(text) }
+        func load() -> String? { text.withLock { $0 } }
+        func save(_ state: String?) { text.withLock { $0 = state } }
+    }
+
+    private func store(_ transport: any HTTPTransport) throws(StoreError) -> S3Store {
+        let store = try S3Store(
+            StoreSettings([
+                "bucket_name": "bucket", "endpoint": "https://s3.example.org", "access_key_id": "id",
+                "secret_access_key": secret, "region": "r",
+            ]), environment: AWSEnvironment([:]), statistics: Statistics(), transport: transport)
+        store.state.withLock { $0.traits.keepsControls = true }
+        return store
+    }
+
+    private let secret = "do-not-show-this-secret"
+
+    /// An answer of a corpus file: `STATUS`, headers, an empty line, the body.
+    private func answer(_ input: [UInt8]) -> HTTPResponse {
+        let parts = input.split(separator: 10, maxSplits: 40, omittingEmptySubsequences: false)
+        let end = parts.firstIndex { $0.isEmpty } ?? parts.count
+        let status = parts.first.flatMap { Int(String(decoding: $0, as: UTF8.self)) } ?? 200
+        let headers = parts[..<end].dropFirst().compactMap { line -> (name: String, value: String)? in
+            guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { return nil }
+            return (
+                String(decoding: line[..<colon], as: UTF8.self),
+                String(decoding: line[(colon + 1)...], as: UTF8.self).trimmingSpaces()
+            )
+        }
+        let body = parts.dropFirst(end + 1).joined(separator: [10])
+        // Others than these are told apart by the session, which waits and tries again.
+        return HTTPResponse(
+            status: [200, 206, 403, 404, 412].contains(status) ? status : 200, headers: headers, body: Array(body))
+    }
+
+    private func complaint(_ error: any Error) -> String? {
+        guard let error = error as? StoreError else { return "it threw \(error)" }
+        if error.message.contains(secret) || "\(error)".contains(secret) { return "the secret is in \(error.message)" }
+        if error.message.utf8.contains(where: { $0 < 0x20 }) {
+            return "control characters in the message \(error.message.debugDescription)"
+        }
+        return error.message.utf8.count > 4096 ? "a message of \(error.message.utf8.count) bytes" : nil
+    }
+
+    @Test("listings have legal names once each, and no size below zero")
+    func listings() throws {
+        let words = [
+            "<Contents><Key>x</Key><Size>-5</Size></Contents>", "<IsTruncated>true</IsTruncated>",
+            "<NextContinuationToken>t</NextContinuationToken>", "<EncodingType>url</EncodingType>",
+            "<CommonPrefixes><Prefix>../</Prefix></CommonPrefixes>", "%2F", "%2E%2E", "%C2",
+        ]
+        try Fuzzer("listings", words: words).run { input, _ in
+            let echo = Echo(answer(input))
+            do {
+                let store = try store(echo)
+                var page = try store.list(.root, after: nil)
+                for _ in 0..<5 {
+                    for entry in page.entries where entry.metadata.size < 0 {
+                        return "'\(entry.name)' has \(entry.metadata.size) bytes"
+                    }
+                    let files = page.entries.filter { $0.metadata.kind == .file }.map(\.name)
+                    let directories = Set(page.entries.filter { $0.metadata.kind == .directory }.map(\.name))
+                    if files.contains(where: { directories.contains($0) }) {
+                        return "a file and a directory of one name"
+                    }
+                    guard let next = page.next else { break }
+                    page = try store.list(.root, after: next)
+                }
+            } catch { return complaint(error) }
+            return nil
+        }
+    }
+
+    @Test("what is told and read of an object makes sense")
+    func objects() throws {
+        let words = [
+            "Content-Range: bytes 0-9/5", "Content-Length: -1", "ETag: \"", "x-amz-meta-mode: 040755",
+            "x-amz-meta-xattr: %7B%7D", "Last-Modified: Thu, 01 Jan 1970 00:00:00 GMT", "\n206",
+        ]
+        try Fuzzer("objects", words: words).run { input, _ in
+            let path = StorePath("d/file")!
+            do {
+                let metadata = try store(Echo(answer(input))).metadata(of: path)
+                if metadata.size < 0 { return "\(metadata.size) bytes" }
+            } catch { if let problem = complaint(error) { return problem } }
+            for range: Range<Int64>? in [nil, 3..<9] {
+                do {
+                    let metadata = try store(Echo(answer(input))).read(
+                        path, ReadRequest(range: range, version: nil), into: Nowhere())
+                    if metadata.size < 0 { return "\(metadata.size) bytes" }
+                } catch { if let problem = complaint(error) { return problem } }
+            }
+            return nil
+        }
+    }
+
+    @Test("uploads end, whatever the server and the checkpoint of an earlier one say")
+    func uploads() throws {
+        let body = [UInt8](repeating: 7, count: 20 << 20)
+        let words = [
+            "<UploadId>u</UploadId>", "<Part><PartNumber>1</PartNumber><ETag>\"e\"</ETag><Size>5</Size></Part>",
+            "<IsTruncated>true</IsTruncated><NextPartNumberMarker>1</NextPartNumberMarker>", "{\"upload\":\"u\"",
+        ]
+        try Fuzzer("uploads", words: words, count: 60).run { input, random in
+            let echo = Echo(answer(input))
+            let checkpoint = random.below(2) == 0 ? String(decoding: input, as: UTF8.self) : nil
+            do {
+                _ = try store(echo).put(
+                    UploadBody(random.below(4) == 0 ? body : Array(body.prefix(100))), at: StorePath("f")!,
+                    PutOptions(condition: .ifAbsent, checkpoint: Paper(checkpoint)))
+            } catch { return complaint(error) }
+            return echo.requests < 2000 ? nil : "it asked without end"
+        }
+    }
+
+    @Test("an error of the server is one line that names no secret")
+    func errors() throws {
+        let words = ["<Code>NoSuchBucket</Code>", "<Message>", "<Endpoint>a\nb</Endpoint>", "Retry-After: 1e9"]
+        try Fuzzer("errors", words: words).run { input, _ in
+            var response = answer(input)
+            response.status = 403
+            let error = S3Errors.error(
+                response, "'f' could not be read", path: StorePath("f"), concernsKey: true, bucket: "b")
+            if let wait = error.retryAfter, wait < .zero || wait > .seconds(3600) { return "retry after \(wait)" }
+            return complaint(error)
+        }
+    }
+
+    @Test("credentials of services are whole or refused, and never in a message")
+    func credentials() throws {
+        let words = [
+            "\"AccessKeyId\":", "\"SecretAccessKey\":\"s\"", "\"Expiration\":\"2099-01-01T00:00:00Z\"", "{}", "[]",
+        ]
+        let variables = [
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1/c", "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://h",
+        ]
+        try Fuzzer("credentials", words: words).run { input, _ in
+            let environment = AWSEnvironment(variables)
+            let transport = Echo(answer(input))
+            let sources: [any AWSCredentialSource] = [
+                ContainerAWSCredentials(environment, transport: transport),
+                InstanceAWSCredentials(environment, transport: transport),
+            ]
+            for source in sources {
+                do {
+                    let found = try source.credentials(at: Timestamp(seconds: 1_700_000_000))
+                    guard let found else { continue }
+                    for value in [found.accessKeyID, found.secretAccessKey, found.sessionToken ?? ""]
+                    where value.utf8.contains(where: { $0 < 0x21 || $0 == 0x7F }) {
+                        return "control characters in credentials would go into headers"
+                    }
+                    if found.accessKeyID.isEmpty || found.secretAccessKey.isEmpty { return "empty credentials" }
+                    if "\(found)".contains(found.secretAccessKey), found.secretAccessKey.count > 8 {
+                        return "credentials are shown"
+                    }
+                } catch { if let problem = complaint(error) { return problem } }
+            }
+            return nil
+        }
+    }
+
+    @Test("profiles of Amazon's tools are read or refused")
+    func profiles() throws {
+        try Fuzzer("profiles", words: ["[profile x]", "[default]", "role_arn = ", "source_profile = ", " #", "]"]).run {
+            input, _ in
+            for (_, values) in AWSProfiles.parse(String(decoding: input, as: UTF8.self)) {
+                for (key, value) in values where key != key.trimmingSpaces() || value != value.trimmingSpaces() {
+                    return "blanks around '\(key)' = '\(value)'"
+                }
+            }
+            return nil
+        }
+    }
+}
