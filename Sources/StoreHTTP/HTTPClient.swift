@@ -48,6 +48,7 @@ public final class HTTPClient: HTTPTransport {
     deinit { shutdown() }
 
     public func send(_ request: HTTPRequest) throws(StoreError) -> HTTPResponse {
+        assert(HeldLocks.count == 0, "a lock is held during a request: others wait for as long as a server takes")
         let transfer = try HTTPTransfer(request)
         engine.submit(transfer)
         return try transfer.result()

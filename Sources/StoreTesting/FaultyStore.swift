@@ -5,6 +5,9 @@ import Threading
 ///
 /// Faults are asked in the order in which they were added; the first that applies to a call is done. While the outage
 /// is on, no call reaches the store at all.
+///
+/// In debug builds it ends the process when a caller holds a ``Lock`` or ``Monitor`` of `Threading`: nobody may keep
+/// others waiting for as long as a store takes.
 public final class FaultyStore: StoreWrapper {
     public enum Operation: String, Hashable, Sendable, CaseIterable {
         case connect, metadata, list, read, put, setAttributes, createDirectory, delete, move, copy, spaceUsage,
@@ -195,6 +198,7 @@ public final class FaultyStore: StoreWrapper {
 
     /// Counts the call and finds out what goes wrong with it; does what goes wrong before it.
     private func begin(_ operation: Operation, _ path: StorePath) throws(StoreError) -> Fault? {
+        precondition(HeldLocks.count == 0, "a lock is held while the store is asked: \(operation) of '\(path)'")
         let fault = state.withLock { state in
             state.counts[operation, default: 0] += 1
             var found: Fault?

@@ -1,5 +1,28 @@
 public import Glibc
 
+/// How many locks and monitors the calling thread holds, for the rule that it is none while a store is asked.
+///
+/// Counted in debug builds only; 0 in others.
+public enum HeldLocks {
+    #if DEBUG
+        private static let key: pthread_key_t = {
+            var key = pthread_key_t()
+            pthread_key_create(&key, nil)
+            return key
+        }()
+
+        public static var count: Int { Int(bitPattern: pthread_getspecific(key)) }
+
+        @usableFromInline static func change(by number: Int) {
+            pthread_setspecific(key, UnsafeRawPointer(bitPattern: count + number))
+        }
+    #else
+        public static var count: Int { 0 }
+
+        @inlinable @inline(__always) static func change(by number: Int) {}
+    #endif
+}
+
 /// A value behind a pthread mutex.
 ///
 /// Used instead of `Synchronization.Mutex`, on which ThreadSanitizer reports false races and which has no
@@ -28,7 +51,11 @@ public struct Lock<Value: ~Copyable>: ~Copyable, @unchecked Sendable {
         _ body: (inout Value) throws(Failure) -> Result
     ) throws(Failure) -> Result {
         pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
+        HeldLocks.change(by: 1)
+        defer {
+            HeldLocks.change(by: -1)
+            pthread_mutex_unlock(mutex)
+        }
         return try body(&value.pointee)
     }
 }
@@ -63,7 +90,11 @@ public final class Monitor<Value>: @unchecked Sendable {
         -> Result
     {
         pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
+        HeldLocks.change(by: 1)
+        defer {
+            HeldLocks.change(by: -1)
+            pthread_mutex_unlock(mutex)
+        }
         return try body(&value)
     }
 
@@ -73,7 +104,9 @@ public final class Monitor<Value>: @unchecked Sendable {
         -> Result
     {
         pthread_mutex_lock(mutex)
+        HeldLocks.change(by: 1)
         defer {
+            HeldLocks.change(by: -1)
             pthread_cond_broadcast(condition)
             pthread_mutex_unlock(mutex)
         }
@@ -86,7 +119,11 @@ public final class Monitor<Value>: @unchecked Sendable {
     /// - Returns: What `body` answered; nil when the deadline passed first.
     public func wait<Result>(until deadline: MonotonicTime? = nil, for body: (inout Value) -> Result?) -> Result? {
         pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
+        HeldLocks.change(by: 1)
+        defer {
+            HeldLocks.change(by: -1)
+            pthread_mutex_unlock(mutex)
+        }
         while true {
             if let result = body(&value) { return result }
             if let deadline {

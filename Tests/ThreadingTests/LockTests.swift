@@ -23,6 +23,26 @@ struct LockTests {
         #expect(guarded.count.withLock { $0 } == 80_000)
     }
 
+    #if DEBUG
+        @Test("locks and monitors that a thread holds are counted, for each thread by itself")
+        func heldLocks() {
+            let guarded = Guarded()
+            #expect(HeldLocks.count == 0)
+            guarded.count.withLock { _ in
+                #expect(HeldLocks.count == 1)
+                guarded.monitor.update { _ in #expect(HeldLocks.count == 2) }
+                let elsewhere = Lock(-1)
+                WorkerThread(name: "other") { elsewhere.withLock { $0 = HeldLocks.count } }.join()
+                #expect(elsewhere.withLock { $0 } == 1)
+                #expect(HeldLocks.count == 1)
+            }
+            #expect(throws: Refusal.self) { try guarded.count.withLock { _ in throw Refusal() } }
+            #expect(HeldLocks.count == 0)
+            _ = guarded.monitor.wait { _ -> Int? in HeldLocks.count }
+            #expect(HeldLocks.count == 0)
+        }
+    #endif
+
     @Test("a lock is free again after an error")
     func errors() {
         let lock = Lock(1)
