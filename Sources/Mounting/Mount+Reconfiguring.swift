@@ -66,7 +66,7 @@ extension Mount {
         fileSystem.configure(fileSystemSettings(new))
         withStack { $0?.configure(new) }
         do { try settleLog() } catch { logger.error("\(error.message)") }
-        if new.holdsSecrets(request.schema) { forbidCoreFiles() }
+        if new.usesSecrets(request.schema) { forbidCoreFiles() }
         logger.notice("the settings were changed")
     }
 

@@ -43,7 +43,7 @@ struct MountCommand: ParsableCommand {
     /// Mounts, and returns the exit code when the mount is over.
     private func serve(_ request: MountRequest) -> Int32 {
         umask(0o077)
-        if request.settings.holdsSecrets(request.schema) { forbidCoreFiles() }
+        if request.settings.usesSecrets(request.schema) { forbidCoreFiles() }
         let log = LogFile()
         log.becomeSystemLog()
         let mount = Mount(request, log: log, openSession: Mount.fuseSession)

@@ -3,12 +3,9 @@
 import errno
 import os
 import random
-import shutil
 import sqlite3
 
 import pytest
-from harness import run
-from rigs.processes import wait_until
 
 
 class Damaged:

@@ -32,6 +32,15 @@ def test_files_that_are_named_exist():
             assert (ROOT / name).exists() or "Acme" in name, f"{document.name}: {name}"
 
 
+def test_tests_that_are_named_exist():
+    """A promise that names its test has one."""
+    texts = {path.name: path.read_text() for path in (ROOT / "Tests/blackbox").rglob("test_*.py")}
+    functions = set(re.findall(r"^def (test_\w+)", "\n".join(texts.values()), re.MULTILINE))
+    for document in DOCUMENTS:
+        for name in re.findall(r"`(test_\w+(?:\.py)?)(?: [^`]*)?`", document.read_text()):
+            assert name in texts or name in functions, f"{document.name}: {name}"
+
+
 def test_the_configuration_in_the_readme_is_valid(binary, folder):
     text = re.search(r"```ini\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     configparser.ConfigParser().read_string(text)

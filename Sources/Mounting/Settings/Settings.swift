@@ -64,7 +64,13 @@ package struct Settings: Hashable, Sendable {
         return StoreSettings(own)
     }
 
-    /// Whether the values name a secret that must not end up in a core file.
+    /// Whether the store may be given secrets, from wherever they come: they must not end up in a core file.
+    package func usesSecrets(_ schema: SettingsSchema) -> Bool {
+        guard let scheme else { return false }
+        return schema.storeOptions(of: scheme).contains(where: \.isSecret)
+    }
+
+    /// Whether the values have a secret.
     package func holdsSecrets(_ schema: SettingsSchema) -> Bool {
         guard let scheme else { return false }
         return schema.storeOptions(of: scheme).contains { $0.isSecret && values[$0.name] != nil }
