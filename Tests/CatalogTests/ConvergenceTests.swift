@@ -33,6 +33,7 @@ struct ConvergenceTests {
             // Sometimes only a part is brought to the store before the next changes, as if it were slow.
             if round % 2 == 0 { try world.synchronize(steps: Int.random(in: 0..<30, using: &world.random)) }
             if round == 1 { try world.catalog.reopen() }
+            #expect(try world.catalog.catalog.mend().faults == [], "a whole catalog was said to have faults")
         }
         try world.synchronize(steps: .max)
         try world.compare()
@@ -47,6 +48,7 @@ struct ConvergenceTests {
         for _ in 0..<150 { try world.doSomethingAtOnce() }
         while try world.endSomeStep() {}
         try world.endListings()
+        #expect(try world.catalog.catalog.mend().faults == [], "a whole catalog was said to have faults")
         try world.synchronize(steps: .max)
         try world.compare()
         world.expectNoConflicts()
