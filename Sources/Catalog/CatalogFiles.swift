@@ -25,7 +25,7 @@ package struct CatalogFiles: Sendable {
     }
 
     /// Whether the log was taken away from a catalog that needed it: what is left is from before.
-    package var isOutdated: Bool { Self.size(path) != nil && access(mark, F_OK) == 0 && Self.size(log) == nil }
+    package var isOutdated: Bool { Self.size(path) != nil && access(mark, F_OK) == 0 && Self.size(log) ?? 0 == 0 }
 
     /// - Returns: nil when there is no such file.
     static func size(_ path: String) -> Int64? {

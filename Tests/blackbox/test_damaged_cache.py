@@ -156,6 +156,10 @@ def delete_the_log(damaged):
     (damaged.cache / "catalog.sqlite-wal").unlink()
 
 
+def empty_the_log(damaged):
+    os.truncate(damaged.cache / "catalog.sqlite-wal", 0)
+
+
 def delete_the_database_but_not_its_log(damaged):
     damaged.catalog.unlink()
 
@@ -166,7 +170,7 @@ def random_log(damaged):
 
 
 @pytest.mark.parametrize(
-    "damage", [delete_the_log, delete_the_database_but_not_its_log, random_log, zero_the_first_page, delete_everything],
+    "damage", [delete_the_log, empty_the_log, delete_the_database_but_not_its_log, random_log, zero_the_first_page, delete_everything],
     ids=lambda damage: damage.__name__)
 def test_a_catalog_damaged_after_a_crash(damage, store, mounts):
     damaged = Damaged(mounts, store)
@@ -366,6 +370,20 @@ def test_fsck_repairs_what_contradicts_itself(sql, local, mounts):
     damaged.check_that_nothing_is_lost()
     damaged.mount.stop()
     assert fsck(damaged.mount).returncode == 0, fsck(damaged.mount)
+
+
+def test_a_crash_without_any_change_is_no_damage(store, mounts):
+    mount = mounts(store, cache=0).start()
+    (mount.data / "file").write_bytes(b"here")
+    mount.stop()
+    for _ in range(3):
+        mount.start()
+        assert (mount.data / "file").read_bytes() == b"here"
+        mount.kill()
+    mount.start()
+    assert "rebuilt" not in (mount.stats / "errors").read_text()
+    mount.stop()
+    assert not list(mount.cache.glob("*/recovered"))
 
 
 @pytest.mark.parametrize("damage", [zero_pages, random_bytes, delete], ids=lambda damage: damage.__name__)
