@@ -585,7 +585,9 @@ private final class World {
         if features.contains(.attributes) {
             for (path, inode) in tree where !path.contains(".conflict-") {
                 #expect(attributes[path]?.mode == inode.mode, "'\(path)'\n\(history)")
-                if inode.kind == .file || features.contains(.realDirectories) { #expect(attributes[path]?.modified == inode.modified, "'\(path)'\n\(history)") }
+                if inode.kind == .file || features.contains(.realDirectories) {
+                    #expect(attributes[path]?.modified == inode.modified, "'\(path)'\n\(history)")
+                }
             }
         }
         for (path, inode) in tree where inode.kind == .file {
