@@ -154,19 +154,48 @@ private struct SalvageReader {
             if failed {
                 isWhole = false
                 position = max(position, 0)
-                var found = false
-                while !found, position < highest {
-                    position += 1
-                    let row = (try? old.first(table.one, .int(position)) { Self.values($0) }) ?? nil
-                    guard let row else { continue }
-                    try new.run(table.insert, row)
-                    found = true
-                }
-                if !found { return false }
+                guard let next = try skipDamage(table, from: position, upTo: highest, to: new) else { return false }
+                position = next
             } else if rows.isEmpty {
                 return isWhole
             }
         }
+    }
+
+    /// Row by row where the rows of the damaged page may end; then, since numbers may have wide gaps, in steps that
+    /// grow, and back to where the damage ends.
+    ///
+    /// - Returns: behind which number rows can be read again; nil: nowhere.
+    private func skipDamage(_ table: Table, from start: Int64, upTo highest: Int64, to new: Database)
+        throws(CatalogError) -> Int64?
+    {
+        var position = start
+        while position < min(highest, start + 20_000) {
+            position += 1
+            guard let row = (try? old.first(table.one, .int(position)) { Self.values($0) }) ?? nil else { continue }
+            try new.run(table.insert, row)
+            return position
+        }
+        var bad = position
+        var step: Int64 = 1
+        while !canRead(table, after: bad + step) {
+            bad += step
+            step *= 2
+            if bad > highest { return nil }
+        }
+        var good = bad + step
+        while good - bad > 1 {
+            let middle = bad + (good - bad) / 2
+            if canRead(table, after: middle) { good = middle } else { bad = middle }
+        }
+        return good
+    }
+
+    private func canRead(_ table: Table, after position: Int64) -> Bool {
+        do throws(CatalogError) {
+            _ = try old.first(table.from, .int(position)) { $0.int(0) }
+            return true
+        } catch { return false }
     }
 
     private static func values(_ row: borrowing Row) -> [SQLValue] {

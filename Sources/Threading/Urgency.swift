@@ -69,7 +69,11 @@ public final class UrgencyLock<Value>: @unchecked Sendable {
         -> Result
     {
         take()
-        defer { give() }
+        HeldLocks.change(by: 1)
+        defer {
+            HeldLocks.change(by: -1)
+            give()
+        }
         return try body(&value)
     }
 

@@ -72,7 +72,10 @@ struct DamageTests {
             let inode = try old.create(file, named: name("f\(number)"), in: directory.id)
             try old.setExtendedAttribute("user.n", to: [UInt8(number % 250)], of: inode.id, .either)
             _ = try old.save(
-                ContentState(inode: inode.id, size: 10, present: RangeSet(0..<10), modified: nil), isChanged: true)
+                [
+                    ContentState(
+                        inode: inode.id, size: 10, present: RangeSet(0..<10), modified: nil, isChanged: true)
+                ])
             files.append(inode.id)
         }
         old.close()

@@ -39,6 +39,7 @@ struct LockTests {
             #expect(throws: Refusal.self) { try guarded.count.withLock { _ in throw Refusal() } }
             #expect(HeldLocks.count == 0)
             _ = guarded.monitor.wait { _ -> Int? in HeldLocks.count }
+            UrgencyLock(0).withLock { _ in #expect(HeldLocks.count == 1) }
             #expect(HeldLocks.count == 0)
         }
     #endif
