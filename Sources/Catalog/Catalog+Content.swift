@@ -66,7 +66,11 @@ extension Catalog {
     }
 
     package func contentTotals() throws(CatalogError) -> ContentTotals {
-        try read { tables throws(CatalogError) in tables.totals }
+        try read { tables throws(CatalogError) in
+            try tables.database.first("SELECT cached_bytes, dirty_bytes, dirty_files FROM total") {
+                ContentTotals(cachedBytes: $0.int(0), dirtyBytes: $0.int(1), dirtyFiles: $0.int(2))
+            } ?? ContentTotals(cachedBytes: 0, dirtyBytes: 0, dirtyFiles: 0)
+        }
     }
 
     /// All bytes are in the cache file and must stay there until they are on the store: the content counts as changed.
@@ -84,7 +88,6 @@ extension Catalog {
 extension Tables {
     /// - Returns: the generation that the saved state has.
     func save(_ state: ContentState) throws(CatalogError) -> Int64 {
-        try count(state.inode, -1)
         let bytes = state.present.count
         // Whoever saves knows of all changes that were begun.
         try database.run(
@@ -93,7 +96,6 @@ extension Tables {
             ON CONFLICT(inode) DO UPDATE SET dirty = max(dirty, ?2), changing = 0, present = ?3, cached_bytes = ?4,
                 used_ns = ?5
             """, .int(state.inode.row), SQLValue(state.isChanged), .blob(state.present.encoded), .int(bytes), .int(now))
-        try count(state.inode, 1)
         guard state.isChanged else { return try generations(of: state.inode).content }
         try database.run(
             "UPDATE inode SET size_bytes = ?, modified_ns = coalesce(?, modified_ns), changed_ns = ? WHERE id = ?",
@@ -102,13 +104,11 @@ extension Tables {
     }
 
     func makeDirty(_ inode: InodeID, isChanging: Bool) throws(CatalogError) {
-        try count(inode, -1)
         try database.run(
             """
             INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns) VALUES (?1, 1, ?2, x'', 0, ?3)
             ON CONFLICT(inode) DO UPDATE SET dirty = 1, changing = max(changing, ?2)
             """, .int(inode.row), SQLValue(isChanging), .int(now))
-        try count(inode, 1)
     }
 
     /// The bytes have a new state. Returns its generation.

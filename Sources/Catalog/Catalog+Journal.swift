@@ -11,7 +11,8 @@ extension Catalog {
     /// ``longestRetry``.
     package func pending(dueBefore: Timestamp, limit: Int, busy: Set<PendingID>) throws(CatalogError) -> [PendingItem] {
         let rows = try read { tables throws(CatalogError) in
-            try tables.due(changedBefore: dueBefore.nanoseconds, limit: limit + busy.count)
+            let latest = max(dueBefore.nanoseconds, try tables.expeditedBefore())
+            return try tables.due(changedBefore: latest, limit: limit + busy.count)
         }
         return try inPieces(rows.filter { !busy.contains(PendingID($0)) }, limit: limit)
     }
@@ -77,7 +78,7 @@ extension Catalog {
         try read { tables throws(CatalogError) in
             try tables.database.first(
                 // Rows are numbered in the order of their first change.
-                "SELECT items, bytes, parked, (SELECT since_ns FROM pending ORDER BY id LIMIT 1) FROM pending_total"
+                "SELECT items, bytes, parked, (SELECT since_ns FROM pending ORDER BY id LIMIT 1) FROM total"
             ) {
                 PendingTotals(
                     items: $0.int(0), bytes: $0.int(1), parked: $0.int(2),
@@ -106,12 +107,13 @@ extension Catalog {
     package func nextDue(delay: Duration) throws(CatalogError) -> Timestamp? {
         try read { tables throws(CatalogError) in
             let now = tables.now
+            let latest = max(now - delay.nanoseconds, try tables.expeditedBefore())
             let held =
                 try tables.database.first(
                     """
                     SELECT min(changed_ns) FROM pending
                     WHERE parked = 0 AND retry_ns IS NULL AND expedited = 0 AND changed_ns > ? AND changed_ns <= ?
-                    """, .int(now - delay.nanoseconds), .int(now)
+                    """, .int(latest), .int(now)
                 ) { $0.optionalInt(0) } ?? nil
             let retried =
                 try tables.database.first(
@@ -126,11 +128,8 @@ extension Catalog {
     ///
     /// - Returns: how many rows there are.
     package func expedite(_ path: StorePath?) throws(CatalogError) -> Int {
-        try write { tables throws(CatalogError) in
-            guard let path, !path.isRoot else {
-                try tables.database.run("UPDATE pending SET expedited = 1, parked = 0, retry_ns = NULL")
-                return tables.database.changes
-            }
+        guard let path, !path.isRoot else { return try expediteAll() }
+        return try write { tables throws(CatalogError) in
             let rows = try tables.rows(below: path)
             for row in rows {
                 try tables.database.run(
@@ -139,6 +138,35 @@ extension Catalog {
             return rows.count
         }
     }
+
+    /// Rows that never failed are due by a single note. The others are changed, some at a time: there may be a million,
+    /// and programs wait for the catalog meanwhile.
+    private func expediteAll() throws(CatalogError) -> Int {
+        try write { tables throws(CatalogError) in
+            try tables.database.run("UPDATE total SET expedited_ns = ?", .int(tables.now))
+        }
+        var isDone = false
+        while !isDone {
+            isDone = try write { tables throws(CatalogError) in
+                try tables.database.run(
+                    """
+                    UPDATE pending SET parked = 0, retry_ns = NULL
+                    WHERE id IN (SELECT id FROM pending WHERE parked = 1 LIMIT ?1)
+                    """, .int(Self.changesAtOnce))
+                let unparked = tables.database.changes
+                try tables.database.run(
+                    """
+                    UPDATE pending SET retry_ns = NULL
+                    WHERE id IN (SELECT id FROM pending WHERE parked = 0 AND retry_ns IS NOT NULL LIMIT ?1)
+                    """, .int(Self.changesAtOnce))
+                return unparked < Self.changesAtOnce && tables.database.changes < Self.changesAtOnce
+            }
+        }
+        return Int(try pendingTotals().items)
+    }
+
+    /// What is changed in one transaction where there may be any number.
+    static let changesAtOnce: Int64 = 256
 
     /// Where an interrupted upload can be taken up again: opaque to all but the store.
     package func saveCheckpoint(_ state: String?, for item: PendingID) throws(CatalogError) {
@@ -200,6 +228,12 @@ struct PendingRow {
 }
 
 extension Tables {
+    /// What was changed before is due whatever its age: see ``Catalog/expedite(_:)``. Not later than now.
+    func expeditedBefore() throws(CatalogError) -> Int64 {
+        let moment = try database.first("SELECT expedited_ns FROM total") { $0.optionalInt(0) } ?? nil
+        return min(now, moment ?? .min)
+    }
+
     /// The ids of rows that may be worked on, in the order of their turn.
     ///
     /// Each query reads one range of an index, so that rows which are not due cost nothing, however many there are.
@@ -326,7 +360,8 @@ extension Tables {
                 .blob(name.bytes)
             ) { RowSummary($0) }
             if let entry = try entry(name, in: parent), entry.kind == .directory {
-                for directory in try directoriesWithRows(below: entry.id) {
+                // Links tell how many directories are in it.
+                for directory in entry.links > 2 ? try directoriesWithRows(below: entry.id) : [entry.id.row] {
                     found += try database.all(
                         "SELECT id, bytes, since_ns, parked FROM pending WHERE parent = ?", .int(directory)
                     ) { RowSummary($0) }

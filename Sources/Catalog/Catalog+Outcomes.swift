@@ -193,9 +193,7 @@ extension Tables {
             try setSource(of: record.id, object: object.id, version: metadata.version, size: metadata.size)
         }
         if isNewest {
-            try count(record.id, -1)
             try database.run("UPDATE content SET dirty = 0 WHERE inode = ?", .int(record.id.row))
-            try count(record.id, 1)
         }
         try settle(object.id, in: record.id)
         // A file that was changed meanwhile is due again as if that had been its first change.

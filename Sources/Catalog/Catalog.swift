@@ -58,7 +58,6 @@ package final class Catalog: Sendable {
         let tables = Tables(database, clock, durabilityFlag)
         try tables.makeRoot()
         try tables.skipInodes()
-        try tables.loadTotals()
         try tables.loadCapabilities()
         try tables.loadDurability()
         log = dup(database.log)
@@ -162,16 +161,10 @@ package final class Catalog: Sendable {
     }
 
     func write<Result>(_ body: (Tables) throws(CatalogError) -> Result) throws(CatalogError) -> Result {
-        try read { (tables: Tables) throws(CatalogError) -> Result in
-            let totals = tables.totals
-            do throws(CatalogError) {
-                // Also one that fails: it has perhaps reached the log.
-                defer { commits.add(1, ordering: .releasing) }
-                return try tables.database.transaction { () throws(CatalogError) in try body(tables) }
-            } catch {
-                tables.totals = totals
-                throw error
-            }
+        try read { tables throws(CatalogError) in
+            // Also one that fails: it has perhaps reached the log.
+            defer { commits.add(1, ordering: .releasing) }
+            return try tables.database.transaction { () throws(CatalogError) in try body(tables) }
         }
     }
 

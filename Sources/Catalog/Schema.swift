@@ -81,7 +81,34 @@ enum Schema {
 
         INSERT INTO object(id, parent, name, directory, inode, size_bytes, modified_ns, seen_ns)
             VALUES (1, 0, x'', 1, 2, 0, 0, 0);
+        """,
         """
+        -- All totals in one row, so that a change writes one page for them: those of the journal, and what is in the
+        -- cache, which each mount asks for. And when all that was changed before was asked to be due at once.
+        ALTER TABLE pending_total RENAME TO total;
+        ALTER TABLE total ADD COLUMN cached_bytes INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE total ADD COLUMN dirty_bytes INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE total ADD COLUMN dirty_files INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE total ADD COLUMN expedited_ns INTEGER;
+        UPDATE total SET (cached_bytes, dirty_bytes, dirty_files) =
+            (SELECT coalesce(sum(cached_bytes), 0), coalesce(sum(dirty * cached_bytes), 0), coalesce(sum(dirty), 0)
+            FROM content);
+        CREATE TRIGGER content_added AFTER INSERT ON content BEGIN
+            UPDATE total SET cached_bytes = cached_bytes + new.cached_bytes,
+                dirty_bytes = dirty_bytes + new.dirty * new.cached_bytes, dirty_files = dirty_files + new.dirty;
+        END;
+        CREATE TRIGGER content_removed AFTER DELETE ON content BEGIN
+            UPDATE total SET cached_bytes = cached_bytes - old.cached_bytes,
+                dirty_bytes = dirty_bytes - old.dirty * old.cached_bytes, dirty_files = dirty_files - old.dirty;
+        END;
+        CREATE TRIGGER content_changed AFTER UPDATE OF dirty, cached_bytes ON content
+        WHEN new.dirty != old.dirty OR new.cached_bytes != old.cached_bytes BEGIN
+            UPDATE total SET cached_bytes = cached_bytes + new.cached_bytes - old.cached_bytes,
+                dirty_bytes = dirty_bytes + new.dirty * new.cached_bytes - old.dirty * old.cached_bytes,
+                dirty_files = dirty_files + new.dirty - old.dirty;
+        END;
+        CREATE INDEX pending_parked ON pending(id) WHERE parked = 1;
+        """,
     ]
 
     /// Brings a database to the newest version, in one transaction a step.

@@ -8,7 +8,6 @@ final class Tables {
     let durabilityFlag: DurabilityFlag
     var capabilities = StoreCapabilities([])
     var defaults = AttributeDefaults()
-    var totals = ContentTotals(cachedBytes: 0, dirtyBytes: 0, dirtyFiles: 0)
     /// Rows of the journal that a worker is carrying out, and what this changes on the store. By place, since the row
     /// may go, and the name here change, while the worker works.
     var underWay: [Int64: Work] = [:]
@@ -85,16 +84,6 @@ final class Tables {
     /// of another one: so numbers are never used again. What is lost at once fits into the log, with room to spare.
     func skipInodes() throws(CatalogError) {
         try database.run("UPDATE sqlite_sequence SET seq = seq + 1048576 WHERE name = 'inode'")
-    }
-
-    func loadTotals() throws(CatalogError) {
-        totals =
-            try database.first(
-                """
-                SELECT coalesce(sum(cached_bytes), 0), coalesce(sum(dirty * cached_bytes), 0), coalesce(sum(dirty), 0)
-                FROM content
-                """
-            ) { ContentTotals(cachedBytes: $0.int(0), dirtyBytes: $0.int(1), dirtyFiles: $0.int(2)) } ?? totals
     }
 
     func loadCapabilities() throws(CatalogError) {
@@ -244,28 +233,13 @@ final class Tables {
 
     // MARK: Content
 
-    func contentCost(_ id: InodeID) throws(CatalogError) -> (dirty: Bool, bytes: Int64)? {
-        try database.first("SELECT dirty, cached_bytes FROM content WHERE inode = ?", .int(id.row)) {
-            ($0.bool(0), $0.int(1))
-        }
-    }
-
-    /// Adds (`sign` 1) or takes away (-1) a content's row in the totals: called around each change of one.
-    func count(_ id: InodeID, _ sign: Int64) throws(CatalogError) {
-        guard let cost = try contentCost(id) else { return }
-        totals.cachedBytes += sign * cost.bytes
-        if cost.dirty {
-            totals.dirtyBytes += sign * cost.bytes
-            totals.dirtyFiles += sign
-        }
-    }
-
     func deleteContent(_ id: InodeID) throws(CatalogError) {
-        try count(id, -1)
         try database.run("DELETE FROM content WHERE inode = ?", .int(id.row))
     }
 
-    func isDirty(_ id: InodeID) throws(CatalogError) -> Bool { try contentCost(id)?.dirty ?? false }
+    func isDirty(_ id: InodeID) throws(CatalogError) -> Bool {
+        try database.exists("SELECT 1 FROM content WHERE inode = ? AND dirty = 1", .int(id.row))
+    }
 
     /// Whether all bytes of the file are in the cache.
     func isComplete(_ id: InodeID) throws(CatalogError) -> Bool {

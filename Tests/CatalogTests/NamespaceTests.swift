@@ -194,15 +194,12 @@ struct NamespaceTests {
                 let newest = try #require(try catalog.newestPending())
                 try catalog.failed(newest.id, revision: newest.revision, error: "test", retryAt: later)
             }
-            func steps() throws -> Int {
-                try catalog.read { tables throws(CatalogError) in tables.database.steps }
-            }
             let now = temporary.clock.calendar.nanoseconds
-            let before = try steps()
+            let before = try catalog.steps
             #expect(try catalog.pending(dueBefore: Timestamp(nanoseconds: now - 1), limit: 100, busy: []).isEmpty)
             #expect(try catalog.nextDue(delay: .seconds(60)) != nil)
             _ = try catalog.pendingTotals()
-            return try steps() - before
+            return try catalog.steps - before
         }
         let few = try cost(adding: 10)
         #expect(try cost(adding: 2000) <= few * 2)
@@ -221,15 +218,12 @@ struct NamespaceTests {
                 _ = try catalog.create(file, named: name("f\(total)"), in: many)
                 total += 1
             }
-            func steps() throws -> Int {
-                try catalog.read { tables throws(CatalogError) in tables.database.steps }
-            }
-            let before = try steps()
+            let before = try catalog.steps
             #expect(try catalog.pendingBelow(path("here")).items == 2)
             #expect(try catalog.pendingBelow(path("here/file")).items == 1)
             #expect(try catalog.pendingBelow(path("not/here")).items == 0)
             #expect(try catalog.expedite(path("here")) == 2)
-            return try steps() - before
+            return try catalog.steps - before
         }
         let few = try cost(adding: 10)
         #expect(try cost(adding: 2000) <= few * 2)

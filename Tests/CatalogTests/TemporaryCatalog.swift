@@ -33,5 +33,10 @@ final class TemporaryCatalog {
     }
 }
 
+extension Catalog {
+    /// What all statements so far have cost: see ``Database/steps``.
+    var steps: Int { get throws(CatalogError) { try read { tables throws(CatalogError) in tables.database.steps } } }
+}
+
 func name(_ text: String) -> FileName { FileName(text)! }
 func path(_ text: String) -> StorePath { StorePath(text)! }

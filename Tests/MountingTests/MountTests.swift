@@ -1,4 +1,3 @@
-import Catalog
 import Glibc
 import Logging
 import Statistics
@@ -8,6 +7,7 @@ import Testing
 import Threading
 import VFS
 
+@testable import Catalog
 @testable import Mounting
 
 /// A mount without a kernel: settings, stack and control files are real.
@@ -107,6 +107,33 @@ extension Result where Success == Void {
 }
 
 @Suite struct MountTests {
+    @Test("a mount comes up, tells how it does and brings one file to the store at the same cost, however much waits")
+    func costOfBacklog() throws {
+        func cost(_ count: Int) throws -> Int {
+            let rig = MountRig()
+            let new = NewInode(kind: .file, mode: 0o644, uid: 0, gid: 0)
+            let text = rig.text("cache = 3600\nmetadata_cache = 3600")
+            try rig.run(text) { mount in
+                let catalog = try #require(mount.withStack { $0 }).catalog
+                let folder = NewInode(kind: .directory, mode: 0o755, uid: 0, gid: 0)
+                let many = try catalog.create(folder, named: FileName("many")!, in: .root).id
+                for number in 0..<count { _ = try catalog.create(new, named: FileName("f\(number)")!, in: many) }
+            }
+            var cost = 0
+            try rig.run(text) { mount in
+                #expect(mount.status().pending.items == Int64(count) + 1)
+                try mount.makeFile("one")
+                #expect(mount.command("sync one\n").error == nil)
+                #expect(rig.names(in: rig.temporary.path + "/store") == ["one"])
+                #expect(mount.status().cache.dirtyFiles == Int64(count))
+                cost = try #require(mount.withStack { $0 }).catalog.steps
+            }
+            return cost
+        }
+        // It looks at some hundred rows at a time.
+        #expect(try cost(5_000) <= cost(1_000) * 2)
+    }
+
     @Test("'sync' returns when the file is on the store, and the files that tell of it agree")
     func synchronize() throws {
         let rig = MountRig()
@@ -291,5 +318,12 @@ extension Result where Success == Void {
         #expect(file.remove?().error == nil)
         mount.run()
         #expect(rig.names(in: rig.temporary.path + "/store") == ["a"])
+    }
+}
+
+extension Catalog {
+    /// What all statements so far have cost: see ``Database/steps``.
+    fileprivate var steps: Int {
+        get throws(CatalogError) { try read { tables throws(CatalogError) in tables.database.steps } }
     }
 }

@@ -7,7 +7,7 @@ package import Threading
 package enum NotUploadedFile {
     /// Lines at most; then one that says how many more there are.
     package static let limit = 100_000
-    private static let page = 10_000
+    private static let page = 1_000
 
     package static func text(
         now: Timestamp, items: (_ last: PendingID?, _ limit: Int) throws(CatalogError) -> [PendingItem], total: Int64
