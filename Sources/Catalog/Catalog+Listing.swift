@@ -36,29 +36,43 @@ extension Catalog {
         }
     }
 
-    /// The same for what the whole listing did not show. Ask before ``endListing(_:)``.
+    /// The same for what the whole listing did not show. Ask before ``endListing(_:changed:)``.
     package func doubtfulAbsences(in listing: ListingPlan) throws(CatalogError) -> [FileName] {
-        try read { tables throws(CatalogError) in
-            try tables.unseenObjects(in: listing).filter { $0.written > listing.number - Tables.longestLag }
-                .compactMap(\.name)
+        var names: [FileName] = []
+        var span: NameSpan? = NameSpan()
+        while let asked = span {
+            span = try read { tables throws(CatalogError) in
+                let (unseen, next) = try tables.unseenObjects(in: listing, asked)
+                names += unseen.filter { $0.written > listing.number - Tables.longestLag }.compactMap(\.name)
+                return next
+            }
         }
+        return names
     }
 
     /// All pages have been merged: what was not among them is gone from the store.
-    package func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange] {
-        try write { tables throws(CatalogError) in
-            var changes: [NamespaceChange] = []
-            guard try tables.isCurrent(listing) else { return [] }
-            for object in try tables.unseenObjects(in: listing) {
-                guard let name = object.name,
-                    try !tables.isOurWork(
-                        at: Tables.Place(parent: listing.object, name: name), since: listing.begun)
-                else { continue }
-                try tables.objectVanished(object, from: listing.directory, &changes)
+    ///
+    /// - Parameter changed: told what that changes, some at a time: others use the catalog in between.
+    package func endListing(_ listing: ListingPlan, changed: ([NamespaceChange]) -> Void) throws(CatalogError) {
+        var span: NameSpan? = NameSpan()
+        while let asked = span {
+            // What lay in a directory that is gone goes first, as if it had been listed and were empty.
+            for inner in try read({ tables throws(CatalogError) in try tables.vanishedDirectories(listing, asked) }) {
+                try endListing(inner, changed: changed)
             }
-            try tables.database.run(
-                "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(listing.number), .int(listing.directory.row))
-            return changes
+            var changes: [NamespaceChange] = []
+            span = try write { tables throws(CatalogError) -> NameSpan? in
+                guard try tables.isCurrent(listing) else { return nil }
+                let (unseen, next) = try tables.vanishedObjects(listing, asked)
+                for object in unseen { try tables.objectVanished(object, from: listing.directory, &changes) }
+                if next == nil {
+                    try tables.database.run(
+                        "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(listing.number),
+                        .int(listing.directory.row))
+                }
+                return next
+            }
+            if !changes.isEmpty { changed(changes) }
         }
     }
 
@@ -75,18 +89,23 @@ extension Catalog {
         }
     }
 
-    /// What the store has to be asked for in `directory`, because the listing did not tell. Page by the last inode.
-    package func unknownAttributes(in directory: InodeID, after: InodeID?, limit: Int) throws(CatalogError)
-        -> [ContentQuestion]
+    /// What the store has to be asked for of the next `count` entries of `directory`, because the listing did not tell.
+    ///
+    /// - Parameter cookie: of the last entry that was looked at before; 0 to begin.
+    /// - Returns: also where to go on; nil at the end.
+    package func unknownAttributes(in directory: InodeID, after cookie: Int64, count: Int) throws(CatalogError)
+        -> (questions: [ContentQuestion], next: Int64?)
     {
         try read { tables throws(CatalogError) in
-            let inodes = try tables.database.all(
+            let entries = try tables.database.all(
                 """
-                SELECT i.id FROM entry e JOIN inode i ON i.id = e.inode
-                WHERE e.parent = ? AND i.id > ? AND known = 0 AND object > 0 ORDER BY i.id LIMIT ?
-                """, .int(directory.row), .int(after?.row ?? 0), .int(Int64(limit))
-            ) { InodeID(UInt64($0.int(0))) }
-            return try inodes.map { inode throws(CatalogError) in try tables.question(inode) }.compactMap { $0 }
+                SELECT e.id, i.id, known = 0 AND object > 0 FROM entry e INDEXED BY entry_in_order
+                JOIN inode i ON i.id = e.inode WHERE parent = ? AND e.id > ? ORDER BY e.id LIMIT ?
+                """, .int(directory.row), .int(cookie), .int(Int64(count))
+            ) { (cookie: $0.int(0), inode: InodeID(UInt64($0.int(1))), isUnknown: $0.bool(2)) }
+            let questions = try entries.filter(\.isUnknown)
+                .map { entry throws(CatalogError) in try tables.question(entry.inode) }.compactMap { $0 }
+            return (questions, entries.count == count ? entries.last?.cookie : nil)
         }
     }
 
@@ -151,6 +170,15 @@ extension Catalog {
     }
 }
 
+/// A number of names in order that are looked at in one transaction, where there may be a million.
+private struct NameSpan {
+    static let length: Int64 = 1_000
+    /// No name is longer than 255 bytes.
+    static let behindAll = [UInt8](repeating: 0xff, count: 256)
+    /// The last name of the span before. No name is empty.
+    var after: [UInt8] = []
+}
+
 extension Tables {
     /// How long a listing may lag behind writes, in nanoseconds: what this program wrote so recently is taken neither
     /// for gone nor for changed by others.
@@ -177,14 +205,57 @@ extension Tables {
 
     private static let ownDirectory = FileName(".cloudfusion")!
 
-    fileprivate func unseenObjects(in listing: ListingPlan) throws(CatalogError) -> [ObjectRow] {
-        try database.all(
+    /// What is gone from the store, among the names in `span`: no work of ours can be why the listing has not shown it.
+    fileprivate func vanishedObjects(_ listing: ListingPlan, _ span: NameSpan) throws(CatalogError)
+        -> (vanished: [ObjectRow], next: NameSpan?)
+    {
+        let (unseen, next) = try unseenObjects(in: listing, span)
+        var vanished: [ObjectRow] = []
+        for object in unseen {
+            guard let name = object.name,
+                try !isOurWork(at: Place(parent: listing.object, name: name), since: listing.begun)
+            else { continue }
+            vanished.append(object)
+        }
+        return (vanished, next)
+    }
+
+    /// The directories among them that are here under the same name, each as a listing that showed nothing.
+    fileprivate func vanishedDirectories(_ listing: ListingPlan, _ span: NameSpan) throws(CatalogError) -> [ListingPlan]
+    {
+        guard try isCurrent(listing) else { return [] }
+        var plans: [ListingPlan] = []
+        for object in try vanishedObjects(listing, span).vanished where object.isDirectory {
+            guard let name = object.name, let local = try entry(name, in: listing.directory),
+                local.id == (try directory(at: object.id))
+            else { continue }
+            plans.append(
+                ListingPlan(
+                    directory: local.id, path: listing.path.appending(name), object: object.id, number: listing.number,
+                    begun: listing.begun))
+        }
+        return plans
+    }
+
+    /// What a listing has not shown, among the names in `span`.
+    ///
+    /// - Returns: also the span to go on with; nil at the end.
+    fileprivate func unseenObjects(in listing: ListingPlan, _ span: NameSpan) throws(CatalogError)
+        -> (unseen: [ObjectRow], next: NameSpan?)
+    {
+        let last = try database.first(
+            "SELECT name FROM object WHERE parent = ? AND name > ? ORDER BY name LIMIT 1 OFFSET ?",
+            .int(listing.object), .blob(span.after), .int(NameSpan.length - 1)
+        ) { $0.blob(0) ?? [] }
+        let unseen = try database.all(
             """
             SELECT id, parent, name, directory, inode, version, size_bytes, modified_ns, content_generation,
                 attribute_generation, foreign_version, seen_ns, written_ns FROM object
-            WHERE parent = ?1 AND seen_ns < ?2 AND written_ns < ?2 - ?3
-            """, .int(listing.object), .int(listing.number), .int(listingLag)
+            WHERE parent = ?1 AND name > ?4 AND name <= ?5 AND seen_ns < ?2 AND written_ns < ?2 - ?3
+            """, .int(listing.object), .int(listing.number), .int(listingLag), .blob(span.after),
+            .blob(last ?? NameSpan.behindAll)
         ) { row throws(CatalogError) in try objectRow(row) }
+        return (unseen, last.map { NameSpan(after: $0) })
     }
 
     /// One line of a listing.
@@ -289,9 +360,9 @@ extension Tables {
             return
         }
         if local.kind == .directory {
-            let keeps = try removeClean(below: local.id, &changes)
             try forgetObjects(below: object.id)
             try deleteObject(object.id)
+            let keeps = try removeClean(below: local.id, &changes)
             if keeps {
                 try mark(name, in: directory)
                 return
@@ -309,7 +380,8 @@ extension Tables {
     }
 
     /// Removes all entries below a directory that is gone from the store, but for those with changes of ours and the
-    /// directories on the way to them, which are to be made again.
+    /// directories on the way to them, which are to be made again. What lies elsewhere on the store was moved here, and
+    /// stays as it is.
     ///
     /// - Returns: whether anything was kept.
     private func removeClean(below directory: InodeID, _ changes: inout [NamespaceChange]) throws(CatalogError) -> Bool
@@ -320,12 +392,13 @@ extension Tables {
         ) { row throws(CatalogError) in (try fileName(row.blob(0)), InodeID(UInt64(row.int(1)))) }
         for (name, id) in entries {
             let child = try existing(id)
+            let isPending = try pendingRow(name, in: directory) != nil
             let keeps: Bool
-            if child.kind == .directory {
-                let isPending = try pendingRow(name, in: directory) != nil
+            if let object = try place(of: id), object != -1 {
+                keeps = true
+            } else if child.kind == .directory {
                 keeps = try removeClean(below: id, &changes) || isPending
             } else {
-                let isPending = try pendingRow(name, in: directory) != nil
                 let hasBytes = try isDirty(id) ? true : try isComplete(id)
                 keeps = isPending && hasBytes
             }

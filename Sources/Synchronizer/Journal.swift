@@ -39,7 +39,7 @@ package protocol Journal: Sendable {
     func merge(_ entries: [ListEntry], into listing: ListingPlan) throws(CatalogError) -> [NamespaceChange]
     func doubts(about entries: [ListEntry], in listing: ListingPlan) throws(CatalogError) -> Set<FileName>
     func doubtfulAbsences(in listing: ListingPlan) throws(CatalogError) -> [FileName]
-    func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange]
+    func endListing(_ listing: ListingPlan, changed: ([NamespaceChange]) -> Void) throws(CatalogError)
 }
 
 extension Catalog: Journal {}

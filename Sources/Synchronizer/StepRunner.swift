@@ -243,8 +243,7 @@ struct StepRunner: Sendable {
             }
             if !changes.isEmpty { onChange(changes) }
         }
-        let changes = try catalog { () throws(CatalogError) in try journal.endListing(listing) }
-        if !changes.isEmpty { onChange(changes) }
+        try catalog { () throws(CatalogError) in try journal.endListing(listing, changed: onChange) }
     }
 
     private func fetch(_ inode: InodeID) throws(StoreError) {

@@ -18,8 +18,8 @@ final class AttributeReader: Sendable {
         /// Somebody waits for these.
         var urgent = Queue<InodeID>()
         var ahead = Queue<ContentQuestion>()
-        /// Directories that have more questions behind this inode.
-        var sources = Queue<(directory: InodeID, after: InodeID?)>()
+        /// Directories that may have more questions behind this entry.
+        var sources = Queue<(directory: InodeID, after: Int64)>()
         var quietUntil: MonotonicTime?
         var isShutDown = false
     }
@@ -53,7 +53,7 @@ final class AttributeReader: Sendable {
     /// Fills in what is not known of the files in `directory`, in the background.
     func readAhead(_ directory: InodeID) {
         guard backing.store.capabilities.contains(.attributes) else { return }
-        state.withLock { $0.sources.append((directory, nil)) }
+        state.withLock { $0.sources.append((directory, 0)) }
         pool.submit { [self] in fill() }
     }
 
@@ -90,26 +90,28 @@ final class AttributeReader: Sendable {
         for parked in waiters { parked.answer(false) }
     }
 
-    /// Takes the next page of questions of a directory into the queue.
+    /// Takes the next questions of a directory into the queue.
     private func fill() {
-        guard let source = state.withLock({ $0.sources.popFirst() }) else { return }
-        do {
-            let questions = try backing.catalog.unknownAttributes(
-                in: source.directory, after: source.after, limit: Self.page)
-            let isAccepted = state.withLock { state in
-                guard !state.isShutDown else { return false }
-                for question in questions where state.jobs[question.inode] == nil {
-                    state.jobs[question.inode] = Job()
-                    state.ahead.append(question)
+        var count = 0
+        while count == 0, let source = state.withLock({ $0.sources.popFirst() }) {
+            do {
+                let (questions, next) = try backing.catalog.unknownAttributes(
+                    in: source.directory, after: source.after, count: Self.page)
+                count = state.withLock { state in
+                    guard !state.isShutDown else { return 0 }
+                    let new = questions.filter { state.jobs[$0.inode] == nil }
+                    for question in new {
+                        state.jobs[question.inode] = Job()
+                        state.ahead.append(question)
+                    }
+                    if let next { state.sources.append((source.directory, next)) }
+                    return new.count
                 }
-                if questions.count == Self.page { state.sources.append((source.directory, questions.last?.inode)) }
-                return true
+            } catch {
+                report(error)
             }
-            guard isAccepted else { return }
-            for _ in questions { pool.submit { [self] in step() } }
-        } catch {
-            report(error)
         }
+        for _ in 0..<count { pool.submit { [self] in step() } }
     }
 
     /// Asks the most urgent question.

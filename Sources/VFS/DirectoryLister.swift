@@ -211,7 +211,7 @@ final class DirectoryLister: Sendable {
         }
         let entries = present.map { ListEntry(name: $0.key, metadata: $0.value) }
         changed(try asked { () throws(CatalogError) in try catalog.merge(entries, into: plan) })
-        changed(try asked { () throws(CatalogError) in try catalog.endListing(plan) })
+        try asked { () throws(CatalogError) in try catalog.endListing(plan, changed: changed) }
         surroundings.statistics.add(.directoriesListed)
     }
 

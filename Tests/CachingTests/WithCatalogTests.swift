@@ -31,7 +31,7 @@ import Threading
             kind: .file, size: size, modified: Timestamp(seconds: 5), version: Version("v1"),
             attributes: Attributes(mode: 0o644))
         _ = try catalog.merge([ListEntry(name: FileName("file")!, metadata: metadata)], into: listing)
-        _ = try catalog.endListing(listing)
+        try catalog.endListing(listing) { _ in }
         let inode = try #require(try catalog.lookup(FileName("file")!, in: .root).inode).id
         var content = try cache.open(inode)
         #expect(content.size == size)

@@ -34,6 +34,13 @@ final class TemporaryCatalog {
 }
 
 extension Catalog {
+    /// Ends a listing; what that changes, in one.
+    func endListing(_ listing: ListingPlan) throws(CatalogError) -> [NamespaceChange] {
+        var all: [NamespaceChange] = []
+        try endListing(listing) { all += $0 }
+        return all
+    }
+
     /// What all statements so far have cost: see ``Database/steps``.
     var steps: Int { get throws(CatalogError) { try read { tables throws(CatalogError) in tables.database.steps } } }
 }

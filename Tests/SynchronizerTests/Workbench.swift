@@ -250,7 +250,7 @@ final class Workbench {
                 throw StoreError(error)
             }
         }
-        _ = try catalog.endListing(plan)
+        try catalog.endListing(plan) { _ in }
     }
 
     // MARK: What is on the store
