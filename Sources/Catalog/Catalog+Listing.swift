@@ -187,6 +187,12 @@ extension Tables {
     /// How long a listing may lag behind at all, in nanoseconds: afterwards it is believed.
     static let longestLag: Int64 = 600_000_000_000
 
+    /// Whether what was done then is so recent that the listing may not show it yet. What was done in the future was
+    /// done long ago: somebody has turned the clock back.
+    private func isRecent(_ time: Int64, for listing: ListingPlan) -> Bool {
+        time > listing.number - listingLag && time <= max(now, listing.number)
+    }
+
     fileprivate func contradicts(_ entry: ListEntry, _ listing: ListingPlan) throws(CatalogError) -> Bool {
         let earliest = listing.number - Self.longestLag
         guard let object = try object(entry.name, below: listing.object) else {
@@ -251,9 +257,11 @@ extension Tables {
             """
             SELECT id, parent, name, directory, inode, version, size_bytes, modified_ns, content_generation,
                 attribute_generation, foreign_version, seen_ns, written_ns FROM object
-            WHERE parent = ?1 AND name > ?4 AND name <= ?5 AND seen_ns < ?2 AND written_ns < ?2 - ?3
+            WHERE parent = ?1 AND name > ?4 AND name <= ?5
+                -- What was seen or written in the future was so long ago: somebody has turned the clock back.
+                AND seen_ns != ?2 AND (seen_ns < ?2 OR seen_ns > ?6) AND (written_ns < ?2 - ?3 OR written_ns > ?6)
             """, .int(listing.object), .int(listing.number), .int(listingLag), .blob(span.after),
-            .blob(last ?? NameSpan.behindAll)
+            .blob(last ?? NameSpan.behindAll), .int(max(now, listing.number))
         ) { row throws(CatalogError) in try objectRow(row) }
         return (unseen, last.map { NameSpan(after: $0) })
     }
@@ -284,7 +292,7 @@ extension Tables {
                 }
             } else {
                 if isOurWork { return }
-                if let moment = ended[place], !isDefinite, moment.time > listing.number - listingLag { return }
+                if let moment = ended[place], !isDefinite, isRecent(moment.time, for: listing) { return }
                 try insertForeign(entry, listing, object: nil, &changes)
             }
             return
@@ -295,7 +303,7 @@ extension Tables {
             && (object.isDirectory || sameVersion(object, metadata))
         if isSame { return }
         // A listing begun before our own write ended shows what was there before it.
-        if !isDefinite, object.written > listing.number - listingLag { return }
+        if !isDefinite, isRecent(object.written, for: listing) { return }
         if isOurWork { return }
         try objectChanged(object, entry, listing, local, isDefinite: isDefinite, &changes)
     }

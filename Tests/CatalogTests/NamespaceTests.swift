@@ -253,6 +253,52 @@ struct NamespaceTests {
         #expect(try due() == ["a"])
     }
 
+    @Test("a listing is believed although a clock that was turned back says that the one before is of the future")
+    func listingAfterTurnedClock() throws {
+        let temporary = try TemporaryCatalog([.consistentListing])
+        let c = temporary.catalog
+        func list(_ versions: [String: String]) throws {
+            let plan = try #require(try c.beginListing(of: .root))
+            _ = try c.merge(
+                versions.map { key, version in
+                    ListEntry(
+                        name: name(key),
+                        metadata: Metadata(
+                            kind: .file, size: 1, modified: Timestamp(nanoseconds: 0), version: Version(version)))
+                }, into: plan)
+            _ = try c.endListing(plan)
+        }
+        /// Puts a file there, as a worker does.
+        func upload(_ key: String) throws {
+            _ = try c.create(file, named: name(key), in: .root)
+            let item = try #require(try c.newestPending())
+            guard case .upload(let plan) = try c.plan(item) else {
+                Issue.record("no upload was planned")
+                return
+            }
+            try c.uploaded(
+                plan,
+                as: Metadata(kind: .file, size: 0, modified: Timestamp(nanoseconds: 0), version: Version("ours")))
+        }
+        try upload("ours")
+        try upload("taken away")
+        try list(["a": "1", "b": "1", "ours": "ours", "taken away": "ours"])
+        let before = try #require(try c.inode(at: path("a"))).id
+        let ours = try #require(try c.inode(at: path("ours"))).id
+        temporary.clock.advance(by: .seconds(-86_400))
+        try list(["a": "2", "ours": "theirs", "new": "1"])
+        #expect(
+            try Set(c.entries(of: .root, after: 0, limit: 10).map { String(describing: $0.name) })
+                == ["a", "ours", "new"])
+        #expect(try c.inode(at: path("a"))?.id != before)
+        #expect(try c.inode(at: path("ours"))?.id != ours)
+        #expect(try c.listed(of: .root) == temporary.clock.calendar)
+        // And turned forward again.
+        temporary.clock.advance(by: .seconds(86_400))
+        try list(["a": "2", "ours": "theirs"])
+        #expect(try c.inode(at: path("new")) == nil && c.inode(at: path("ours")) != nil)
+    }
+
     @Test("what waits for its time does not wait until a clock that was turned back has come there again")
     func turnedClock() throws {
         let temporary = try TemporaryCatalog()
