@@ -14,7 +14,7 @@ final class DirectoryLister: Sendable {
         /// The name that was asked for has been merged; the rest may still be to come.
         case named
         case failed(FileSystemError)
-        /// The listing has not ended within the bound.
+        /// The listing has not ended within the bound, of this caller or of an earlier one.
         case late
         case ended
     }
@@ -35,6 +35,10 @@ final class DirectoryLister: Sendable {
         var waiters: [Waiter] = []
         /// Names that this listing has merged, as far as it is worth remembering.
         var merged: Set<FileName> = []
+        /// When the last of them came.
+        var lastMerge: MonotonicTime?
+        /// Somebody has waited in vain.
+        var isLate = false
     }
 
     private struct Failure {
@@ -94,17 +98,27 @@ final class DirectoryLister: Sendable {
     }
 
     /// Lists `directory` (or joins the listing under way) and calls `body` once: on another thread, but for a name
-    /// that the listing under way has merged already.
+    /// that the listing under way has merged already, and for a listing that is known to be late.
+    ///
+    /// - Parameter needsIt: The caller waits also for a listing that others have waited for in vain.
     func list(
-        _ directory: InodeID, wanting name: FileName?, within bound: Duration,
+        _ directory: InodeID, wanting name: FileName?, within bound: Duration, needsIt: Bool,
         _ body: @escaping @Sendable (Outcome) -> Void
     ) {
-        let isMerged = state.withLock { state in
-            name.map { state.jobs[directory]?.merged.contains($0) ?? false } ?? false
+        let known = state.withLock { state -> Outcome? in
+            guard let job = state.jobs[directory] else { return nil }
+            if let name, job.merged.contains(name) { return .named }
+            return job.isLate && !needsIt ? .late : nil
         }
-        if isMerged { return body(.named) }
+        if let known { return body(known) }
         let parked = surroundings.parking.park(for: bound, late: Outcome.late, ended: .ended, body)
         enqueue(directory, Waiter(name: name, parked: parked))
+    }
+
+    /// Whether a listing of `directory` is under way that has brought something within the last `bound`.
+    func isComing(_ directory: InodeID, within bound: Duration) -> Bool {
+        let now = surroundings.clock.monotonic
+        return state.withLock { $0.jobs[directory]?.lastMerge.map { $0 + bound > now } ?? false }
     }
 
     /// Lists `directory` for nobody in particular.
@@ -113,9 +127,10 @@ final class DirectoryLister: Sendable {
     }
 
     /// Somebody waited in vain. When nothing has come from the store meanwhile, it counts as down.
-    func noteLate(after bound: Duration) {
+    func noteLate(_ directory: InodeID, after bound: Duration) {
         let now = surroundings.clock.monotonic
         state.withLock { state in
+            state.jobs[directory]?.isLate = true
             if let success = state.lastSuccess, success + bound > now { return }
             if state.down == nil { state.down = Failure(error: .timedOut, tryAgainAt: now) }
         }
@@ -275,9 +290,11 @@ final class DirectoryLister: Sendable {
     }
 
     private func merged(_ names: [FileName], _ directory: InodeID) {
+        let now = surroundings.clock.monotonic
         let found = state.withLock { state -> [Waiter] in
             guard var job = state.jobs.removeValue(forKey: directory) else { return [] }
             defer { state.jobs[directory] = job }
+            job.lastMerge = now
             if job.merged.count < Self.namesRemembered { job.merged.formUnion(names) }
             guard job.waiters.contains(where: { $0.name != nil }) else { return [] }
             let new = Set(names)

@@ -248,12 +248,16 @@ final class Volume: Sendable {
             if !isWorthATry { return body(.unknown(error)) }
         case .good: break
         }
-        lister.list(directory, wanting: name, within: bound) { [self] outcome in
+        lister.list(directory, wanting: name, within: bound, needsIt: listed == nil) { [self] outcome in
             switch outcome {
             case .listed, .named: body(.current)
             case .ended: body(.unknown(.noDevice))
             case .late:
-                lister.noteLate(after: bound)
+                // A large directory takes its time. As long as it comes in, that is no failure.
+                if listed == nil, lister.isComing(directory, within: bound) {
+                    return refresh(directory, listed: nil, wanting: name, body)
+                }
+                lister.noteLate(directory, after: bound)
                 body(listed == nil ? .unknown(.timedOut) : .outdated)
             case .failed(let error):
                 if case .failing(_, isDown: true, _) = lister.outlook(for: directory), listed != nil {

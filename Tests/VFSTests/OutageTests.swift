@@ -32,6 +32,66 @@ struct OutageTests {
         #expect(rig.store.calls(.list) == 3)
     }
 
+    @Test("a large directory may take longer than a request: who waits for it does so while it comes in, and no longer")
+    func slowListing() throws {
+        let rig = try Rig(pageSize: 1)
+        for name in ["a", "b", "c", "d"] { try rig.put(name, at: name) }
+        let bound = rig.files.surroundings.settings.requestDeadline
+        let gates = [Gate(), Gate(), Gate()]
+        for (number, gate) in gates.enumerated() { rig.store.inject(.wait(gate), on: .list, .only(number + 2)) }
+        defer { for gate in gates { gate.open() } }
+        let handle: HandleID = try answer { rig.files.openDirectory(2, $0) }
+        let names = Lock<[String]>([])
+        let listing = later { reply in
+            rig.files.readDirectory(handle, after: 0, plus: false) { entry in
+                names.withLock { $0.append(String(decoding: entry.name, as: UTF8.self)) }
+                return true
+            } _: {
+                reply($0)
+            }
+        }
+        for number in 0..<2 {
+            #expect(eventually { rig.store.calls(.list) == number + 2 })
+            rig.advance(by: bound * 3 / 4)
+            gates[number].open()
+        }
+        #expect(eventually { rig.store.calls(.list) == 4 })
+        rig.advance(by: bound * 3 / 4)
+        #expect(listing.withLock { $0 } == nil)
+        // Nothing more comes.
+        rig.advance(by: bound)
+        #expect(error { try wait(listing).get() } == .timedOut)
+        #expect(names.withLock { $0 }.isEmpty)
+        gates[2].open()
+        #expect(eventually { (try? rig.names()) == ["a", "b", "c", "d"] })
+    }
+
+    @Test("a directory that takes long to list again holds up one caller, and is shown as it was to the others")
+    func slowRefresh() throws {
+        let rig = try Rig(pageSize: 1)
+        for name in ["a", "b", "c"] { try rig.put(name, at: name) }
+        #expect(try rig.names() == ["a", "b", "c"])
+        let before = rig.store.calls(.list)
+        rig.advance(by: .seconds(1000))
+        let gates = [Gate(), Gate()]
+        for (number, gate) in gates.enumerated() { rig.store.inject(.wait(gate), on: .list, .only(number + 2)) }
+        defer { for gate in gates { gate.open() } }
+        let first = later { rig.files.lookup(Array("c".utf8), in: 2, $0) }
+        #expect(eventually { rig.store.calls(.list) == before + 2 })
+        rig.advance(by: .seconds(3))
+        gates[0].open()
+        #expect(eventually { rig.store.calls(.list) == before + 3 })
+        #expect(first.withLock { $0 } == nil)
+        rig.advance(by: .seconds(3))
+        #expect(try wait(first).get().attributes.size == 1)
+        #expect(try atOnce { rig.files.lookup(Array("c".utf8), in: 2, $0) }.attributes.size == 1)
+        #expect(error { try atOnce { rig.files.lookup(Array("d".utf8), in: 2, $0) } } == .notFound)
+        #expect(try rig.names() == ["a", "b", "c"])
+        try rig.put("d", at: "d")
+        gates[1].open()
+        #expect(eventually { (try? rig.names()) == ["a", "b", "c", "d"] })
+    }
+
     @Test("a fresh listing answers on the calling thread, what is absent too, without asking the store")
     func freshListing() throws {
         let rig = try Rig()
