@@ -13,69 +13,62 @@ final class Node: Sendable {
 /// Which inodes of the catalog the kernel knows and which are open. An inode that lost its last name lives on until
 /// it is neither.
 final class NodeTable: Sendable {
-    private struct Slot {
-        var lookups: UInt64 = 0
-        var handles = 0
-        /// It may have lost its last name: the catalog is asked when nobody uses it any more.
-        var isOrphan = false
-        var node: Node?
-        var isUnused: Bool { lookups == 0 && handles == 0 }
+    private struct State {
+        /// How often the kernel was told of each. It may know millions, and so nothing else is kept with these.
+        var lookups: [InodeID: UInt64] = [:]
+        var open: [InodeID: (handles: Int, node: Node)] = [:]
+        /// They may have lost their last name: the catalog is asked when nobody uses them any more.
+        var orphans: Set<InodeID> = []
+
+        func isUsed(_ inode: InodeID) -> Bool { lookups[inode] != nil || open[inode] != nil }
+
+        /// - Returns: Whether the inode may be gone for good now.
+        mutating func isGone(_ inode: InodeID) -> Bool { !isUsed(inode) && orphans.remove(inode) != nil }
     }
 
-    private let slots = Lock<[InodeID: Slot]>([:])
+    private let state = Lock(State())
 
-    func retain(_ inode: InodeID) { slots.withLock { $0[inode, default: Slot()].lookups += 1 } }
+    func retain(_ inode: InodeID) { state.withLock { $0.lookups[inode, default: 0] += 1 } }
 
     /// - Returns: Whether the inode may be gone for good now.
     func release(_ inode: InodeID, lookups: UInt64) -> Bool {
-        slots.withLock { slots in
-            guard var slot = slots[inode] else { return false }
-            slot.lookups -= min(lookups, slot.lookups)
-            return Self.put(back: slot, of: inode, in: &slots)
+        state.withLock { state in
+            guard let count = state.lookups[inode] else { return false }
+            state.lookups[inode] = count > lookups ? count - lookups : nil
+            return state.isGone(inode)
         }
     }
 
     func open(_ inode: InodeID) -> Node {
-        slots.withLock { slots in
-            var slot = slots[inode] ?? Slot()
-            slot.handles += 1
-            let node = slot.node ?? Node()
-            slot.node = node
-            slots[inode] = slot
+        state.withLock { state in
+            let node = state.open[inode]?.node ?? Node()
+            state.open[inode] = ((state.open[inode]?.handles ?? 0) + 1, node)
             return node
         }
     }
 
     /// - Returns: Whether the inode may be gone for good now.
     func close(_ inode: InodeID) -> Bool {
-        slots.withLock { slots in
-            guard var slot = slots[inode] else { return false }
-            slot.handles -= 1
-            if slot.handles == 0 { slot.node = nil }
-            return Self.put(back: slot, of: inode, in: &slots)
+        state.withLock { state in
+            guard let (handles, node) = state.open[inode] else { return false }
+            state.open[inode] = handles > 1 ? (handles - 1, node) : nil
+            return state.isGone(inode)
         }
     }
 
     /// The inode lost a name. Returns whether nobody uses it, so that it may be gone for good now.
     func lostName(_ inode: InodeID) -> Bool {
-        slots.withLock { slots in
-            guard slots[inode] != nil else { return true }
-            slots[inode]?.isOrphan = true
+        state.withLock { state in
+            guard state.isUsed(inode) else { return true }
+            state.orphans.insert(inode)
             return false
         }
     }
 
     /// nil while it is not open.
-    func node(_ inode: InodeID) -> Node? { slots.withLock { $0[inode]?.node } }
+    func node(_ inode: InodeID) -> Node? { state.withLock { $0.open[inode]?.node } }
 
-    func isKnownToKernel(_ inode: InodeID) -> Bool { slots.withLock { ($0[inode]?.lookups ?? 0) > 0 } }
+    func isKnownToKernel(_ inode: InodeID) -> Bool { state.withLock { $0.lookups[inode] != nil } }
 
-    var knownToKernel: [InodeID] {
-        slots.withLock { slots in slots.compactMap { $0.value.lookups > 0 ? $0.key : nil } }
-    }
-
-    private static func put(back slot: Slot, of inode: InodeID, in slots: inout [InodeID: Slot]) -> Bool {
-        slots[inode] = slot.isUnused ? nil : slot
-        return slot.isUnused && slot.isOrphan
-    }
+    var knownToKernel: [InodeID] { state.withLock { Array($0.lookups.keys) } }
 }
