@@ -89,6 +89,10 @@ let package = Package(
             ],
             cSettings: systemCalls, swiftSettings: settings),
         room("StoreTesting", ["Threading", "StoreAPI"]),
+        // For the black-box tests; no part of the product.
+        .executableTarget(
+            name: "catalog-filler", dependencies: ["Catalog", "StoreAPI", "Threading"], path: "Tests/CatalogFiller",
+            cSettings: systemCalls, swiftSettings: settings),
 
         tests("ThreadingTests", ["Threading"]),
         // Not resources: they are read where they lie, so that a new one needs no build.

@@ -25,7 +25,7 @@ def pytest_addoption(parser):
     parser.addoption("--mount-dir", type=pathlib.Path,
                      help="run the workloads in a plain folder instead of a mount: a check of the tests themselves")
     parser.addoption("--slow", action="store_true", help="the long form of the tests that have one")
-    parser.addoption("--entries", type=int, default=20_000, help="how many files a large directory has")
+    parser.addoption("--entries", type=int, help="how many files a large directory has")
 
 
 def pytest_configure(config):

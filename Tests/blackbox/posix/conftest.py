@@ -77,7 +77,7 @@ def here(request, tmp_path_factory):
     if expired.is_set():
         pytest.fail(f"the test took more than {limit} s; the mount was cut off", pytrace=False)
     # Python's own is defeated by paths that are too long for one call.
-    run("rm", "-rf", path, timeout=60)
+    run("rm", "-rf", path, timeout=max(60, limit))
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """readdir while entries come and go; positions in a directory; large directories."""
 
 import ctypes
+import errno
 import os
 import random
 import threading
 
 import pytest
-from calls import create, folder, libc, read
+from calls import create, fails, folder, libc, read
 
 libc.opendir.restype = ctypes.c_void_p
 libc.readdir.restype = ctypes.c_void_p
@@ -154,8 +155,7 @@ def test_removing_all_while_reading(here):
 
 @pytest.mark.limit(1800)
 def test_a_large_directory(here, pytestconfig):
-    """With --entries 1000000 a very large one: by hand."""
-    count = pytestconfig.getoption("--entries")
+    count = pytestconfig.getoption("--entries") or (1_000_000 if pytestconfig.getoption("--slow") else 20_000)
     folder("large")
     handle = os.open("large", os.O_PATH)
     for number in range(count):
@@ -168,10 +168,34 @@ def test_a_large_directory(here, pytestconfig):
         assert not os.path.exists(f"large/{number:07}x")
     with os.scandir("large") as entries:
         assert sum(entry.is_file() for entry in entries) == count
+    # A position in the middle is found again, whatever has come and gone since.
+    stream = Stream("large")
+    before = {stream.next() for _ in range(count // 2)}
+    position = stream.tell()
+    after = stream.rest()
+    gone = set(generator.sample(sorted(before - {".", ".."}), 100) + generator.sample(after, 100))
+    for name in sorted(gone):
+        os.unlink(f"large/{name}")
+    stay = sorted(set(after) - gone)
+    for number in range(100):
+        create(f"large/new{number}")
+        os.rename(f"large/new{number}", f"large/{stay[number]}" if number % 2 else f"large/newer{number}")
+    stream.seek(position)
+    again = [name for name in stream.rest() if not name.startswith("new")]
+    stream.close()
+    assert sorted(again) == stay
+    with fails(errno.ENOTEMPTY):
+        os.rmdir("large")
+    left = set(os.listdir("large"))
     os.rename("large", "renamed")
     create("renamed/new", b"still quick")
     assert read("renamed/new") == b"still quick"
     os.mkdir("sub")
-    for number in generator.sample(range(count), 200):
-        os.rename(f"renamed/{number:07}", f"sub/{number}")
-    assert len(os.listdir("renamed")) == count - 199 and len(os.listdir("sub")) == 200
+    moved = generator.sample(sorted(left), 200)
+    for name in moved:
+        os.rename(f"renamed/{name}", f"sub/{name}")
+    assert set(os.listdir("sub")) == set(moved)
+    assert set(os.listdir("renamed")) == left - set(moved) | {"new"}
+    for name in moved[:100]:
+        os.rename(f"sub/{name}", f"renamed/{name}")
+    assert set(os.listdir("renamed")) == left - set(moved[100:]) | {"new"}
