@@ -299,6 +299,22 @@ struct NamespaceTests {
         #expect(try c.inode(at: path("new")) == nil && c.inode(at: path("ours")) != nil)
     }
 
+    @Test("a file has 65,000 names at most")
+    func mostNames() throws {
+        let temporary = try TemporaryCatalog()
+        let c = temporary.catalog
+        let f = try c.create(file, named: name("f"), in: .root).id
+        // The links before are as good as made.
+        try c.write { tables throws(CatalogError) in
+            try tables.database.run("UPDATE inode SET links = 64999 WHERE id = ?", .int(f.row))
+        }
+        #expect(try c.link(f, named: name("last"), in: .root).links == 65_000)
+        #expect(
+            code { () throws(CatalogError) in _ = try c.link(f, named: name("one more"), in: .root) } == .tooManyLinks)
+        _ = try c.remove(name("last"), from: .root, isDirectory: false)
+        #expect(try c.link(f, named: name("again"), in: .root).links == 65_000)
+    }
+
     @Test("what waits for its time does not wait until a clock that was turned back has come there again")
     func turnedClock() throws {
         let temporary = try TemporaryCatalog()
