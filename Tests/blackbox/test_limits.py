@@ -182,6 +182,41 @@ def test_more_files_can_be_open_than_the_daemon_may_open_itself(local, mounts):
     mount.stop()
 
 
+def test_without_a_descriptor_left_requests_fail_and_all_comes_right_by_itself(store, mounts):
+    mount = mounts(store, cache=0, metadata_cache=3600).start()
+    contents = {f"f{index}": os.urandom(5_000) for index in range(5)}
+    for name, content in contents.items():
+        (mount.data / name).write_bytes(content)
+    mount.sync()
+    os.listdir(mount.data)
+    (pid,) = mount.pids()
+    usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    highest = max(int(number) for number in os.listdir(f"/proc/{pid}/fd"))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, usual[1]))
+    failures = 0
+    for index in range(30):
+        try:
+            with open(mount.data / f"new{index}", "wb", buffering=0) as file:
+                file.write(b"new")
+                os.fsync(file.fileno())
+            contents[f"new{index}"] = b"new"
+        except OSError as error:
+            assert error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO), error
+            failures += 1
+        with contextlib.suppress(OSError):
+            assert (mount.data / f"f{index % 5}").read_bytes() == contents[f"f{index % 5}"]
+    run("ls", "-l", mount.data, timeout=5)
+    run("cat", mount.stats / "errors", timeout=5)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+    for name, content in contents.items():
+        assert (mount.data / name).read_bytes() == content
+    (mount.data / "after").write_bytes(b"after")
+    mount.sync()
+    for name, content in {**contents, "after": b"after"}.items():
+        assert store.read(name) == content
+    mount.stop()
+
+
 @pytest.mark.limit(200)
 def test_the_soft_limit_holds_while_much_is_read(radosgw, mounts):
     """What is clean goes as fast as more comes: the cache is never more than a twentieth above its size."""
