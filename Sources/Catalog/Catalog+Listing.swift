@@ -89,12 +89,13 @@ extension Catalog {
         }
     }
 
-    /// What the store has to be asked for of the next `count` entries of `directory`, because the listing did not tell.
+    /// Those of the next `count` entries of `directory` of which the store has to be asked, because the listing did not
+    /// tell: see ``unknownAttributes(of:)``.
     ///
     /// - Parameter cookie: of the last entry that was looked at before; 0 to begin.
     /// - Returns: also where to go on; nil at the end.
-    package func unknownAttributes(in directory: InodeID, after cookie: Int64, count: Int) throws(CatalogError)
-        -> (questions: [ContentQuestion], next: Int64?)
+    package func unknownInodes(in directory: InodeID, after cookie: Int64, count: Int) throws(CatalogError)
+        -> (inodes: [InodeID], next: Int64?)
     {
         try read { tables throws(CatalogError) in
             let entries = try tables.database.all(
@@ -103,9 +104,9 @@ extension Catalog {
                 JOIN inode i ON i.id = e.inode WHERE parent = ? AND e.id > ? ORDER BY e.id LIMIT ?
                 """, .int(directory.row), .int(cookie), .int(Int64(count))
             ) { (cookie: $0.int(0), inode: InodeID(UInt64($0.int(1))), isUnknown: $0.bool(2)) }
-            let questions = try entries.filter(\.isUnknown)
-                .map { entry throws(CatalogError) in try tables.question(entry.inode) }.compactMap { $0 }
-            return (questions, entries.count == count ? entries.last?.cookie : nil)
+            return (
+                entries.filter(\.isUnknown).map(\.inode), entries.count == count ? entries.last?.cookie : nil
+            )
         }
     }
 

@@ -17,7 +17,7 @@ final class AttributeReader: Sendable {
         var jobs: [InodeID: Job] = [:]
         /// Somebody waits for these.
         var urgent = Queue<InodeID>()
-        var ahead = Queue<ContentQuestion>()
+        var ahead = Queue<InodeID>()
         /// Directories that may have more questions behind this entry.
         var sources = Queue<(directory: InodeID, after: Int64)>()
         var quietUntil: MonotonicTime?
@@ -95,14 +95,14 @@ final class AttributeReader: Sendable {
         var count = 0
         while count == 0, let source = state.withLock({ $0.sources.popFirst() }) {
             do {
-                let (questions, next) = try backing.catalog.unknownAttributes(
+                let (inodes, next) = try backing.catalog.unknownInodes(
                     in: source.directory, after: source.after, count: Self.page)
                 count = state.withLock { state in
                     guard !state.isShutDown else { return 0 }
-                    let new = questions.filter { state.jobs[$0.inode] == nil }
-                    for question in new {
-                        state.jobs[question.inode] = Job()
-                        state.ahead.append(question)
+                    let new = inodes.filter { state.jobs[$0] == nil }
+                    for inode in new {
+                        state.jobs[inode] = Job()
+                        state.ahead.append(inode)
                     }
                     if let next { state.sources.append((source.directory, next)) }
                     return new.count
@@ -116,36 +116,31 @@ final class AttributeReader: Sendable {
 
     /// Asks the most urgent question.
     private func step() {
-        enum Work { case urgent(InodeID), ahead(ContentQuestion, isLast: Bool) }
-        let work = state.withLock { state -> Work? in
+        let work = state.withLock { state -> (inode: InodeID, isLowOnMore: Bool)? in
             while let inode = state.urgent.popFirst() {
                 guard state.jobs[inode]?.isRunning == false else { continue }
                 state.jobs[inode]?.isRunning = true
-                return .urgent(inode)
+                return (inode, false)
             }
-            while let question = state.ahead.popFirst() {
-                guard state.jobs[question.inode]?.isRunning == false else { continue }
-                state.jobs[question.inode]?.isRunning = true
-                return .ahead(question, isLast: state.ahead.count == Self.parallel && !state.sources.isEmpty)
+            while let inode = state.ahead.popFirst() {
+                guard state.jobs[inode]?.isRunning == false else { continue }
+                state.jobs[inode]?.isRunning = true
+                return (inode, state.ahead.count == Self.parallel && !state.sources.isEmpty)
             }
             return nil
         }
-        switch work {
-        case nil: fillIfEmpty()
-        case .ahead(let question, let isLast):
-            if isLast { pool.submit { [self] in fill() } }
-            ask(question)
-        case .urgent(let inode):
-            do {
-                if let question = try backing.catalog.unknownAttributes(of: inode) {
-                    ask(question)
-                } else {
-                    end(inode, true)
-                }
-            } catch {
-                report(error)
-                end(inode, false)
+        guard let work else { return fillIfEmpty() }
+        if work.isLowOnMore { pool.submit { [self] in fill() } }
+        do {
+            // It may have become known since it was queued.
+            if let question = try backing.catalog.unknownAttributes(of: work.inode) {
+                ask(question)
+            } else {
+                end(work.inode, true)
             }
+        } catch {
+            report(error)
+            end(work.inode, false)
         }
     }
 

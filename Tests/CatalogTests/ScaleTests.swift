@@ -117,7 +117,7 @@ struct ScaleTests {
             _ = try measure("rename the directory") {
                 try c.rename(name("large"), in: .root, to: name("larger"), in: .root, .replace)
             }
-            _ = try measure("ask what is not known") { try c.unknownAttributes(in: large, after: middle, count: 256) }
+            _ = try measure("ask what is not known") { try c.unknownInodes(in: large, after: middle, count: 256) }
             return costs
         }
         for (few, many) in zip(try costs(1_000), try costs(50_000)) {
