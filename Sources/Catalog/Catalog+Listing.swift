@@ -173,7 +173,7 @@ extension Catalog {
 
 /// A number of names in order that are looked at in one transaction, where there may be a million.
 private struct NameSpan {
-    static let length: Int64 = 1_000
+    static let length: Int64 = 256
     /// No name is longer than 255 bytes.
     static let behindAll = [UInt8](repeating: 0xff, count: 256)
     /// The last name of the span before. No name is empty.

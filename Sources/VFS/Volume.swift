@@ -77,7 +77,7 @@ final class Volume: Sendable {
         self.surroundings = surroundings
         let changes = ChangeSink()
         self.changes = changes
-        let storePool = WorkerPool(name: "vfs-store", limit: 8)
+        let storePool = WorkerPool(name: "vfs-store", limit: 8, urgency: .background)
         self.storePool = storePool
         reader = AttributeReader(
             backing: backing, surroundings: surroundings, changed: { changes.changed($0) },

@@ -12,11 +12,13 @@ final class WorkerPool: Sendable {
     private let state = Monitor(State())
     private let name: String
     private let limit: Int
+    private let urgency: Urgency
 
     /// - Parameter limit: The most threads.
-    init(name: String, limit: Int) {
+    init(name: String, limit: Int, urgency: Urgency = .foreground) {
         self.name = name
         self.limit = limit
+        self.urgency = urgency
     }
 
     /// Runs `job` on a thread of the pool; never, when the pool is shut down first.
@@ -28,7 +30,7 @@ final class WorkerPool: Sendable {
             state.threads += 1
             return true
         }
-        if needsThread { WorkerThread(name: name) { [self] in run() }.detach() }
+        if needsThread { WorkerThread(name: name, urgency: urgency) { [self] in run() }.detach() }
     }
 
     /// Jobs that nobody has taken up yet.
