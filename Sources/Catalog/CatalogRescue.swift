@@ -35,7 +35,6 @@ package struct CatalogRescue: Sendable {
                 entries = try tables.database.first("SELECT count(*) FROM entry") { $0.int(0) } ?? 0
             }
             try tables.reserveInodes(below: Int64(firstNewInode))
-            try tables.loadTotals()
             try tables.loadCapabilities()
         }
     }

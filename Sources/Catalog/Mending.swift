@@ -13,12 +13,10 @@ extension Catalog {
     /// Finds what contradicts itself in the catalog and puts it right so that no bytes are lost: in doubt a file is
     /// uploaded once more, and a directory of the store listed anew.
     package func mend() throws(CatalogError) -> MendedCatalog {
-        let mended = try write { tables throws(CatalogError) in
+        try write { tables throws(CatalogError) in
             // Those who crashed left them; nobody has them open.
             try Mending(tables).mend(isComplete: true)
         }
-        try read { tables throws(CatalogError) in try tables.loadTotals() }
-        return mended
     }
 
     /// What SQLite itself finds wrong, at most a few lines; empty: nothing. Reads everything.
@@ -394,13 +392,16 @@ struct Mending {
         if !isComplete { try noteDoubtful() }
         try fix(
             """
-            UPDATE pending_total SET items = (SELECT count(*) FROM pending),
-                bytes = (SELECT coalesce(sum(bytes), 0) FROM pending),
-                parked = (SELECT coalesce(sum(parked), 0) FROM pending)
-            WHERE items != (SELECT count(*) FROM pending)
-                OR bytes != (SELECT coalesce(sum(bytes), 0) FROM pending)
-                OR parked != (SELECT coalesce(sum(parked), 0) FROM pending)
-            """, "total of the journal was wrong", "totals of the journal were wrong", &mended)
+            UPDATE total SET
+                (items, bytes, parked) = (SELECT count(*), coalesce(sum(bytes), 0), coalesce(sum(parked), 0) FROM pending),
+                (cached_bytes, dirty_bytes, dirty_files) = (
+                    SELECT coalesce(sum(cached_bytes), 0), coalesce(sum(dirty * cached_bytes), 0), coalesce(sum(dirty), 0)
+                    FROM content)
+            WHERE (items, bytes, parked) IS NOT (SELECT count(*), coalesce(sum(bytes), 0), coalesce(sum(parked), 0) FROM pending)
+                OR (cached_bytes, dirty_bytes, dirty_files) IS NOT (
+                    SELECT coalesce(sum(cached_bytes), 0), coalesce(sum(dirty * cached_bytes), 0), coalesce(sum(dirty), 0)
+                    FROM content)
+            """, "total was wrong", "totals were wrong", &mended)
     }
 
     /// Everything of which the store seems to have another state: rows of the journal may be missing.

@@ -342,7 +342,7 @@ BREAKS = {
     "journal rows that point to nothing":
         "INSERT INTO pending(parent, name, since_ns, changed_ns) VALUES (77777, x'41', 1, 1), (2, x'4242', 1, 1)",
     "journal rows that are gone": "DELETE FROM pending",
-    "wrong totals": "UPDATE pending_total SET items = 12345, bytes = -1",
+    "wrong totals": "UPDATE total SET items = 12345, bytes = -1, dirty_files = 7",
     "a content without file":
         "INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns) VALUES (88888, 1, 0, x'', 0, 0)",
     "files without content": "DELETE FROM content WHERE dirty = 1",
