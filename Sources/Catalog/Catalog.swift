@@ -49,11 +49,13 @@ package final class Catalog: Sendable {
     package init(path: String, clock: any Clock) throws(CatalogError) {
         files = CatalogFiles(path: path)
         try files.expectWhole()
+        // Before SQLite makes an empty log.
+        let isAsLeft = files.areAsLeft
         // For its owner only, also where the umask is wide; SQLite gives the log the same mode.
         let file = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         if file >= 0 { Glibc.close(file) }
         let database = try Database(path: path)
-        try Self.expectSense(database, files)
+        if files.isSuspect || !isAsLeft { try Self.expectSense(database, files) }
         try Schema.migrate(database)
         let tables = Tables(database, clock, durabilityFlag)
         try tables.makeRoot()
@@ -76,7 +78,8 @@ package final class Catalog: Sendable {
     /// Has `body` told of each call that fails because of the disk or the database, on the caller's thread. Once.
     package func onFault(_ body: @escaping @Sendable (CatalogError) -> Void) { faultHandler.withLock { $0 = body } }
 
-    /// A catalog that is read in a moment is looked through each time; a large one when it has failed before.
+    /// A catalog that is read in a moment is looked through when it is not as this program has left it: after a crash,
+    /// or when somebody has changed it. A large one when it has failed before.
     private static let briefly: Int64 = 32 << 20
 
     private static func expectSense(_ database: Database, _ files: CatalogFiles) throws(CatalogError) {
@@ -102,6 +105,7 @@ package final class Catalog: Sendable {
             // First the mark: whoever finds it, and no log, knows that somebody has taken the log away.
             files.markClosed()
             tables = nil
+            files.noteState()
         }
     }
 

@@ -11,9 +11,11 @@ package struct CatalogFiles: Sendable {
     var mark: String { path + "-open" }
     /// Says that the database made no sense while it was in use: it is to be looked through before the next use.
     private var suspicion: String { path + "-suspect" }
+    /// Says how the files were left when their use ended in order.
+    private var farewell: String { path + "-left" }
     /// In an order in which they can be taken away: whoever is interrupted leaves nothing that looks whole. (A log by
     /// itself would be taken for that of the next database.)
-    package var all: [String] { [log, path + "-shm", path, mark, suspicion] }
+    package var all: [String] { [log, path + "-shm", path, mark, suspicion, farewell] }
     private var folder: String { path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "." }
 
     /// Whether there is more than an empty file.
@@ -63,7 +65,36 @@ package struct CatalogFiles: Sendable {
         }
     }
 
+    /// Whether nobody has touched the files since their use has ended in order: then they make the sense they made.
+    var areAsLeft: Bool {
+        let descriptor = open(farewell, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return false }
+        defer { close(descriptor) }
+        var buffer = [UInt8](repeating: 0, count: 200)
+        let count = read(descriptor, &buffer, buffer.count)
+        return count > 0 && Array(buffer.prefix(count)) == state
+    }
+
+    /// Sizes and times of the files.
+    private var state: [UInt8] {
+        [path, log].flatMap { file -> [UInt8] in
+            var status = stat()
+            guard stat(file, &status) == 0 else { return Array("none\n".utf8) }
+            return Array("\(status.st_size) \(status.st_mtim.tv_sec) \(status.st_mtim.tv_nsec)\n".utf8)
+        }
+    }
+
+    /// Call it after the end of all use. What cannot be noted is looked through before the next use.
+    func noteState() {
+        let descriptor = open(farewell, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else { return }
+        let state = state
+        _ = write(descriptor, state, state.count)
+        close(descriptor)
+    }
+
     func markOpen() {
+        unlink(farewell)
         let descriptor = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
         if descriptor >= 0 { close(descriptor) }
     }

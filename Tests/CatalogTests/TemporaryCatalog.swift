@@ -28,7 +28,7 @@ final class TemporaryCatalog {
 
     deinit {
         catalog.close()
-        for name in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] { unlink(folder + "/" + name) }
+        for file in CatalogFiles(path: folder + "/catalog.sqlite").all { unlink(file) }
         rmdir(folder)
     }
 }
