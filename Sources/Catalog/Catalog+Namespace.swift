@@ -243,8 +243,12 @@ extension Tables {
         }
         // A directory that moves takes its object along, or empties it first.
         if record.kind == .directory, isMoved, try self.place(of: record.id) == object.id { return }
-        // Somebody else's version, which no user of this mount has seen, is not deleted with ours: it shows up anew.
-        guard object.foreign == 0 else { return }
+        // Somebody else's version, which no user of this mount has seen, is not deleted with ours: it shows up anew with
+        // the next listing, to which it must be new.
+        guard object.foreign == 0 else {
+            try forgetObjects(below: object.id)
+            return try deleteObject(object.id)
+        }
         try markDeletion(of: object.id)
     }
 

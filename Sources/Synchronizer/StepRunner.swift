@@ -266,7 +266,15 @@ struct StepRunner: Sendable {
 
     /// Tells the catalog what really lies at `path`: the next plan takes it into account.
     func lookAgain(at path: StorePath, by item: PendingID) throws(StoreError) {
-        try tell(try found(at: path), at: path, by: item)
+        if let there = try found(at: path) { return try tell(there, at: path, by: item) }
+        // Where directories are real, a file that somebody has put in the place of one above is why nothing is there.
+        var above: [StorePath] = []
+        while let next = (above.last ?? path).parent, !next.isRoot { above.append(next) }
+        for directory in above.reversed() where store.capabilities.contains(.realDirectories) {
+            guard let there = try found(at: directory) else { break }
+            if there.kind != .directory { return try tell(there, at: directory, by: item) }
+        }
+        try tell(nil, at: path, by: item)
     }
 
     func tell(_ metadata: Metadata?, at path: StorePath, by item: PendingID) throws(StoreError) {

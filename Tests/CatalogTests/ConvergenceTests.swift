@@ -109,6 +109,35 @@ struct ConvergenceTests {
         try world.compare()
     }
 
+    @Test(
+        "show what another put in the place of a file that was changed here, when ours is renamed or removed",
+        arguments: [objectStore, plainStore], [true, false])
+    func conflictEndedByHand(features: StoreCapabilities.Features, isRenamed: Bool) throws {
+        for theirs in ["report", "report/inside"] {
+            let world = try World(features, seed: 3)
+            try world.write("report", "base")
+            try world.synchronize(steps: .max)
+            world.catalog.clock.advance(by: .seconds(60))
+            world.removeByOthers("report")
+            if theirs != "report" { world.makeDirectoryByOthers("report") }
+            world.putByOthers(theirs, "theirs, longer")
+            try world.write("report", "mine")
+            try world.list(.root)
+            let catalog = world.catalog.catalog
+            if isRenamed {
+                _ = try catalog.rename(name("report"), in: .root, to: name("mine"), in: .root, .replace)
+            } else {
+                _ = try catalog.remove(name("report"), from: .root, isDirectory: false)
+            }
+            try world.synchronize(steps: .max)
+            try world.list(.root)
+            #expect(world.store[theirs] == .file("theirs, longer"))
+            #expect(world.store["mine"] == (isRenamed ? .file("mine") : nil))
+            let kind = try catalog.lookup(name("report"), in: .root).inode?.kind
+            #expect(kind == (theirs == "report" ? .file : .directory))
+        }
+    }
+
     @Test("show what others put, changed and removed, and keep what was changed here")
     func changesByOthers() throws {
         let world = try World(Self.objectStore, seed: 4)
@@ -289,6 +318,7 @@ private final class World {
     // MARK: The store
 
     func putByOthers(_ key: String, _ content: String) { _ = put(key, content) }
+    func makeDirectoryByOthers(_ key: String) { store[key] = .directory }
     func removeByOthers(_ key: String) { store[key] = nil }
 
     private func put(_ key: String, _ content: String) -> Metadata {

@@ -116,7 +116,6 @@ def bodies(store):
     return [store.read(name) for name in store.names() if not name.endswith("/")]
 
 
-@pytest.mark.xfail(strict=False, reason="known fault: a file here and a directory there, under load (docs/semantics.md)")
 def test_changed_here_and_a_directory_there(store, mount):
     """It is moved aside. Where the store cannot do that, ours waits, and is listed, until somebody renames it."""
     (mount.data / "both").write_bytes(b"changed here")
@@ -133,7 +132,6 @@ def test_changed_here_and_a_directory_there(store, mount):
     assert {b"changed here", b"made there"} <= set(bodies(store))
 
 
-@pytest.mark.xfail(strict=False, reason="known fault: a file here and a directory there, under load (docs/semantics.md)")
 def test_changed_below_a_directory_here_that_became_a_file_there(store, mount):
     (mount.data / "d" / "both").write_bytes(b"changed here")
     store.delete("d/both")
