@@ -187,6 +187,10 @@ private struct Planner {
             let isBehind = try isBehindDirectory(needy)
             if isNameless || isBehind { return .fetch(needy) }
             return .blocked(by: try rowOfFile(needy))
+        } else {
+            // From here on it may be gone, whether the answer arrives or not. Whoever takes the name again, were it the
+            // same file, must not find it in order.
+            try tables.database.run("UPDATE object SET content_generation = -1 WHERE id = ?", .int(id))
         }
         return .delete(
             DeletePlan(
