@@ -205,6 +205,7 @@ class Run:
     def part_links(self):
         """A store has no hard links: each name has an object of its own, and becomes a file of its own."""
         for folder, _, files in os.walk(self.reference.root):
+            times = os.stat(folder)
             for name in files:
                 path = os.path.join(folder, name)
                 status = os.lstat(path)
@@ -223,6 +224,7 @@ class Run:
                     os.chmod(path + ".part", stat.S_IMODE(status.st_mode))
                 os.utime(path + ".part", ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
                 os.rename(path + ".part", path)
+            os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     # MARK: others on the store
 
