@@ -187,15 +187,14 @@ struct StepRunner: Sendable {
             switch error.code {
             case .notFound:
                 // Moved before a crash, or taken away by somebody else.
-                guard let metadata = try found(at: plan.target), (metadata.kind == .directory) == plan.isDirectory
-                else {
+                guard let metadata = try found(at: plan.target), Self.isMoved(metadata, plan) else {
                     try tell(nil, at: plan.source, by: plan.item)
                     return
                 }
             case .unavailable, .timedOut:
                 // Done, perhaps, and only the answer was lost.
                 guard (try? found(at: plan.source)) == .some(nil), let target = try? found(at: plan.target),
-                    (target.kind == .directory) == plan.isDirectory
+                    Self.isMoved(target, plan)
                 else { throw error }
             case .directoryNotEmpty, .alreadyExists, .notADirectory, .isADirectory:
                 try lookAgain(at: plan.target, by: plan.item)
@@ -205,6 +204,12 @@ struct StepRunner: Sendable {
         }
         let metadata = plan.isDirectory ? nil : try store.metadata(of: plan.target)
         try catalog { () throws(CatalogError) in try journal.moved(plan, as: metadata) }
+    }
+
+    /// Whether it is what was to be moved, and nothing else that has come to that place. A move keeps a file's version.
+    private static func isMoved(_ target: Metadata, _ plan: MovePlan) -> Bool {
+        if plan.isDirectory { return target.kind == .directory }
+        return target.kind != .directory && (plan.version == nil || target.version == plan.version)
     }
 
     private func list(_ directory: InodeID, for item: PendingID) throws(StoreError) {
