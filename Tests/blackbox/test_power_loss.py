@@ -163,7 +163,11 @@ def test_in_the_remote_tier_what_was_closed_survives_a_loss_of_power(fate, store
 
 
 @pytest.mark.limit(300)
-@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("fate", [
+    pytest.param(fate, marks=pytest.mark.xfail(
+        fate == "something", strict=False,
+        reason="known fault: sync of a file of which the power took a part and the store has another (docs/semantics.md)"))
+    for fate in FATES])
 def test_in_the_writeback_tier_the_mount_comes_up_after_a_loss_of_power(fate, store, mounts, folder, library):
     generator = random.Random(fate)
     mount, disk = powered(mounts, store, folder, library, durability="writeback")
