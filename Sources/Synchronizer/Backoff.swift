@@ -1,4 +1,4 @@
-import Threading
+package import Threading
 
 /// Waits that double from `first` to `longest`, each drawn at random from the whole span ("full jitter"), so that
 /// what failed together is not tried again together.
@@ -20,22 +20,5 @@ package struct Backoff: Sendable {
         let span = min(longest.nanoseconds, first.nanoseconds.multipliedReportingOverflow(by: 1 << doublings).0)
         // A tenth of the span at least: a wait of nothing is none.
         return .nanoseconds(Int64.random(in: span / 10...span, using: &random))
-    }
-}
-
-/// A small generator of random numbers that can be begun from a known state; for jitter, not for secrets.
-///
-/// Source: SplitMix64, <https://prng.di.unimi.it/splitmix64.c>.
-package struct SplitMix: RandomNumberGenerator, Sendable {
-    private var state: UInt64
-
-    package init(seed: UInt64) { state = seed }
-
-    package mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

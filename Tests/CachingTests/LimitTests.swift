@@ -77,7 +77,7 @@ private let mebibyte: Int64 = 1 << 20
         let results = Answers<Bool>()
         let readers = (0..<3).map { reader in
             WorkerThread(name: "reader") {
-                var random = SeededGenerator(seed: UInt64(reader))
+                var random = SplitMix(seed: UInt64(reader))
                 var isRight = true
                 for _ in 0..<400 {
                     let offset = Int64.random(in: 0..<size - 70_000, using: &random)

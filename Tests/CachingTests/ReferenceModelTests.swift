@@ -5,19 +5,6 @@ import Threading
 
 @testable import Caching
 
-/// Numbers that a seed decides (SplitMix64), so that a failure can be had again.
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    init(seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-}
-
 @Suite struct ReferenceModelTests {
     @Test("random operations give what an array of bytes gives", arguments: 0..<8)
     func model(_ run: Int) throws {
@@ -27,7 +14,7 @@ struct SeededGenerator: RandomNumberGenerator {
     }
 
     private func check(seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         let rig = try Rig()
         if Bool.random(using: &random) {
             rig.store.state.withLock {

@@ -1,18 +1,7 @@
 import Testing
+import Threading
 
 @testable import Catalog
-
-/// Repeats a failure when its seed is put in.
-private struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-}
 
 @Suite("Sets of ranges")
 struct RangeSetTests {
@@ -32,7 +21,7 @@ struct RangeSetTests {
     @Test("random changes leave what a plain set of offsets has")
     func model() {
         let seed = UInt64.random(in: 0...UInt64.max)
-        var random = SeededGenerator(state: seed)
+        var random = SplitMix(seed: seed)
         for _ in 0..<200 {
             var set = RangeSet()
             var model: Set<Int64> = []
@@ -92,7 +81,7 @@ struct RangeSetTests {
     @Test("random bytes are refused, or are a set in good order; they never crash")
     func noise() {
         let seed = UInt64.random(in: 0...UInt64.max)
-        var random = SeededGenerator(state: seed)
+        var random = SplitMix(seed: seed)
         for _ in 0..<5_000 {
             let bytes = (0..<Int.random(in: 0..<24, using: &random)).map { _ in
                 UInt8.random(in: 0...255, using: &random)

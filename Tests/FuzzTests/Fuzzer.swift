@@ -28,7 +28,7 @@ struct Fuzzer {
         let seeds = try corpus()
         let words = self.words.map { Array($0.utf8) } + Self.anywhere
         let seed = number("CLOUDFUSION_FUZZ_SEED").map { UInt64($0) } ?? 1
-        var random = SplitMix(state: seed)
+        var random = SplitMix(seed: seed)
         let record = Record(name)
         let end = number("CLOUDFUSION_FUZZ_SECONDS").map { MonotonicTime.now + .seconds(Int64($0)) }
         var number = 0
@@ -128,18 +128,7 @@ struct Fuzzer {
     }
 }
 
-/// A generator whose numbers are the same everywhere (splitmix64).
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-
+extension SplitMix {
     mutating func below(_ limit: Int) -> Int { Int(next() % UInt64(limit)) }
 }
 

@@ -1,5 +1,6 @@
 import StoreAPI
 import Testing
+import Threading
 
 @testable import Stores
 
@@ -52,7 +53,7 @@ struct S3KeyCodecTests {
     func roundTrip(keepsControls: Bool) {
         let codec = S3KeyCodec(keepsControls: keepsControls)
         let seed = UInt64.random(in: 0...UInt64.max)
-        var random = SplitMix(state: seed)
+        var random = SplitMix(seed: seed)
         let pieces: [[UInt8]] = [
             [0x61], [0xff], [0xc3], [0xbc], [0xe2, 0x80, 0x9b], [0xe2], [0x80], [0x9b], [0x41], [0x46], [0x30], [0x0a],
             [0x7f], [0xef, 0xbf, 0xbe], [0xf0, 0x9f, 0x8e, 0x89], [0x20], [0x2e],
@@ -69,16 +70,5 @@ struct S3KeyCodecTests {
             // A key as somebody else may have made it: either it is shown and found again, or it is refused.
             if let foreign = codec.decode(bytes) { #expect(codec.encode(foreign) == bytes, "seed \(seed)") }
         }
-    }
-}
-
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
     }
 }

@@ -1,5 +1,6 @@
 import StoreAPI
 import Testing
+import Threading
 
 @testable import Stores
 
@@ -56,7 +57,7 @@ struct S3PartPlanTests {
     @Test("any mixture keeps to the limits")
     func mixtures() {
         let seed = UInt64.random(in: 0...UInt64.max)
-        var random = SplitMix(state: seed)
+        var random = SplitMix(seed: seed)
         for _ in 0..<300 {
             let segments = (0..<Int.random(in: 1...30, using: &random)).map { _ -> UploadBody.Segment in
                 let length = Int64.random(

@@ -113,18 +113,6 @@ private final class Model {
     }
 }
 
-private struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        // SplitMix64, by Sebastiano Vigna (public domain).
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-}
-
 @Suite("Random operations")
 struct ModelTests {
     @Test("do what they do in a model of POSIX", arguments: [1, 2, 3, 0] as [UInt64])
@@ -136,7 +124,7 @@ struct ModelTests {
 
 private final class Comparison {
     let seed: UInt64
-    var random: SeededGenerator
+    var random: SplitMix
     let model = Model()
     let rig: Rig
     var numbers: [ObjectIdentifier: UInt64] = [:]
@@ -147,7 +135,7 @@ private final class Comparison {
 
     init(seed: UInt64) throws {
         self.seed = seed
-        random = SeededGenerator(state: seed)
+        random = SplitMix(seed: seed)
         rig = try Rig()
         numbers[ObjectIdentifier(model.root)] = 2
     }
