@@ -302,7 +302,11 @@ extension Tables {
         let isSame =
             object.isDirectory == (metadata.kind == .directory)
             && (object.isDirectory || sameVersion(object, metadata))
-        if isSame { return }
+        if isSame {
+            // The store itself has said of it by now that it is not ours: a listing could only suspect that.
+            if isDefinite, object.foreign == 1 { try setForeign(object.id, 2) }
+            return
+        }
         // A listing begun before our own write ended shows what was there before it.
         if !isDefinite, isRecent(object.written, for: listing) { return }
         if isOurWork { return }

@@ -275,16 +275,19 @@ import Threading
         #expect(!bench.changes.all.withLock { $0.isEmpty })
     }
 
-    @Test("made here and on the store under the same name: both are kept", arguments: [true, false])
-    func conflictOfNewFiles(withConditions: Bool) throws {
+    @Test(
+        "made here and on the store under the same name: both are kept", arguments: [true, false], [true, false])
+    func conflictOfNewFiles(withConditions: Bool, isListed: Bool) throws {
         let bench = try Workbench(without: withConditions ? [] : [.conditionalCreate, .conditionalReplace])
-        try bench.write("f", "ours")
+        // Of the same size: a listing cannot tell whether it is ours.
+        try bench.write("f", "ours, ")
         try bench.writeForeign("f", "theirs")
+        if isListed { try bench.list("") }
         try bench.drain()
-        #expect(bench.text("f") == "ours")
+        #expect(bench.text("f") == "ours, ")
         let files = try bench.files()
         #expect(files.count == 2)
-        #expect(bench.text(files.first { $0 != "f" }!) == "theirs")
+        #expect(files.first { $0 != "f" }.flatMap { bench.text($0) } == "theirs")
     }
 
     @Test("a conflict copy that was made right before a crash is not made twice")
