@@ -70,6 +70,13 @@ public protocol Store: Sendable {
     /// - Throws: ``StoreError``: `.notFound`, `.preconditionFailed`, `.unsupported`.
     func copy(_ source: StorePath, to destination: StorePath, _ options: CopyOptions) throws(StoreError) -> Metadata
 
+    /// Carries out the changes in order; each is done or not for itself, and later ones find what earlier ones did. With
+    /// ``StoreCapabilities/batch`` that takes few requests for all of them.
+    ///
+    /// - Returns: One element per change, in order: what the call for it alone would have returned (nil where that is
+    ///   nothing) or thrown.
+    func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>]
+
     func spaceUsage() throws(StoreError) -> SpaceUsage
 
     /// What the store says of itself and the account: kind, endpoint, root, region, user. No secrets.
@@ -102,6 +109,7 @@ extension StoreBackend {
     {
         throw unsupported("copy files", source)
     }
+    public func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] { applyEach(changes) }
     public func spaceUsage() throws(StoreError) -> SpaceUsage { SpaceUsage() }
     public func tune(_ tuning: StoreTuning) {}
     public func reconnect() {}
@@ -148,6 +156,7 @@ extension StoreWrapper {
     {
         try inner.copy(source, to: destination, options)
     }
+    public func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] { inner.apply(changes) }
     public func spaceUsage() throws(StoreError) -> SpaceUsage { try inner.spaceUsage() }
     public func accountInformation() throws(StoreError) -> [AccountField] { try inner.accountInformation() }
     public func tune(_ tuning: StoreTuning) { inner.tune(tuning) }

@@ -53,10 +53,13 @@ public struct StoreCapabilities: Hashable, Sendable {
     public var rangeCopySizes: ClosedRange<Int64>
     /// The size from which an upload is made in parallel parts, in bytes; nil: always in one.
     public var multipartThreshold: Int64?
+    /// nil: nothing is gained by handing over many changes at once.
+    public var batch: ChangeBatch?
 
     public init(
         _ features: Features, largestObject: Int64? = nil, longestName: Int = 255, longestPath: Int = 4095,
-        deleteBatch: Int = 1, rangeCopySizes: ClosedRange<Int64> = 1...Int64.max, multipartThreshold: Int64? = nil
+        deleteBatch: Int = 1, rangeCopySizes: ClosedRange<Int64> = 1...Int64.max, multipartThreshold: Int64? = nil,
+        batch: ChangeBatch? = nil
     ) {
         self.features = features
         self.largestObject = largestObject
@@ -65,6 +68,7 @@ public struct StoreCapabilities: Hashable, Sendable {
         self.deleteBatch = deleteBatch
         self.rangeCopySizes = rangeCopySizes
         self.multipartThreshold = multipartThreshold
+        self.batch = batch
     }
 
     public func contains(_ features: Features) -> Bool { self.features.contains(features) }
