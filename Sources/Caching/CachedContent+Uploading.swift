@@ -68,6 +68,9 @@ extension CachedContent {
             pin: UploadPin(content: self, token: token, file: file))
     }
 
+    /// Whether all bytes are here.
+    package var isComplete: Bool { state.withLock { $0.present.contains(0..<$0.size) } }
+
     /// Fetches all that is not here, blocking, and keeps it until it is on the store, as if it had been changed here:
     /// the object that has the bytes is about to be overwritten.
     package func pin() throws(CacheError) {

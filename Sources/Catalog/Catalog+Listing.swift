@@ -259,6 +259,8 @@ extension Tables {
             SELECT id, parent, name, directory, inode, version, size_bytes, modified_ns, content_generation,
                 attribute_generation, foreign_version, seen_ns, written_ns FROM object
             WHERE parent = ?1 AND name > ?4 AND name <= ?5
+                -- A directory that is still to be made was never there to vanish.
+                AND (seen_ns != 0 OR written_ns != 0)
                 -- What was seen or written in the future was so long ago: somebody has turned the clock back.
                 AND seen_ns != ?2 AND (seen_ns < ?2 OR seen_ns > ?6) AND (written_ns < ?2 - ?3 OR written_ns > ?6)
             """, .int(listing.object), .int(listing.number), .int(listingLag), .blob(span.after),
@@ -298,6 +300,8 @@ extension Tables {
             }
             return
         }
+        // One of the same name that was there before, perhaps.
+        if object.isUnmade, isOurWork { return }
         try database.run("UPDATE object SET seen_ns = ? WHERE id = ?", .int(listing.number), .int(object.id))
         let isSame =
             object.isDirectory == (metadata.kind == .directory)

@@ -70,6 +70,7 @@ extension Tables {
             work.places += work.places.map { Place(parent: $0.parent, name: plan.keepAs) }
             work.subtree = plan.isDirectory ? plan.object : nil
         }
+        for parent in Set(work.places.map(\.parent)) { work.implied += try unmadePlaces(to: parent) }
         return work
     }
 }
@@ -91,6 +92,7 @@ private struct Planner {
         guard let parent = row.parent else { return .done }
         let name = try tables.fileName(row.name)
         guard let inode = try tables.entry(name, in: parent) else { return .done }
+        try placeDirectories(to: inode.kind == .directory ? inode.id : parent)
         if let directory = try misplacedAncestor(of: parent) { return .blocked(by: try rowOfDirectory(directory)) }
         guard let place = try tables.place(of: parent) else { return .blocked(by: nil) }
         // What lies there is about to change: nothing can be found in order now.
@@ -110,6 +112,31 @@ private struct Planner {
         var place: Int64
         var object: ObjectRow?
         var path: StorePath
+    }
+
+    /// Where the store has no real directories, a file may be put into one that is still to be made: so each new
+    /// directory on the way to `directory` gets its place at once.
+    private func placeDirectories(to directory: InodeID) throws(CatalogError) {
+        guard !tables.capabilities.contains(.realDirectories) else { return }
+        var new: [(id: InodeID, step: (parent: InodeID, name: FileName))] = []
+        var position = directory
+        while position != .root, try tables.place(of: position) == nil, let step = try tables.parent(of: position) {
+            new.append((position, step))
+            position = step.parent
+        }
+        guard !new.isEmpty, try misplacedAncestor(of: position) == nil else { return }
+        for (id, step) in new.reversed() {
+            guard let place = try tables.place(of: step.parent), try tables.object(step.name, below: place) == nil,
+                try tables.worker(at: Tables.Place(parent: place, name: step.name), but: row.id) == nil
+            else { return }
+            try tables.database.run(
+                """
+                INSERT INTO object(parent, name, directory, size_bytes, modified_ns, attribute_generation, seen_ns)
+                VALUES (?, ?, 1, 0, ?, -1, 0)
+                """, .int(place), .blob(step.name.bytes), .int(tables.now))
+            try tables.setPlace(of: id, to: tables.database.lastInsertedRow)
+            try tables.database.run("UPDATE inode SET listed_ns = ? WHERE id = ?", .int(tables.now), .int(id.row))
+        }
     }
 
     /// The outermost directory, from the root to `directory`, that is not on the store where it belongs: what is below
@@ -262,6 +289,7 @@ private struct Planner {
             return try directory(inode, try adopt(object, by: inode.id, slot))
         }
         if let object = slot.object, object.id == own {
+            if object.isUnmade { return try makeDirectory(inode, slot) }
             guard tables.capabilities.contains(.attributes),
                 object.attributeGeneration != (try tables.generations(of: inode.id)).attributes
             else { return .done }
@@ -299,6 +327,13 @@ private struct Planner {
 
     /// The directory lies elsewhere on the store: it was renamed.
     private func moveDirectory(_ inode: InodeRecord, _ own: Int64, _ slot: Slot) throws(CatalogError) -> SyncStep {
+        if slot.object == nil, try isWhollyUnmade(own) {
+            if let worker = try tables.worker(below: own) { return tables.refuse(row.id, while: worker) }
+            try tables.database.run(
+                "UPDATE object SET parent = ?, name = ? WHERE id = ?", .int(slot.place), .blob(slot.name.bytes),
+                .int(own))
+            return try makeDirectory(inode, slot)
+        }
         let source = try tables.path(ofObject: own)
         let isShared = try tables.database.exists(
             "SELECT 1 FROM inode WHERE object = ? AND kind = ? AND links > 0 AND id != ?", .int(own),
@@ -335,6 +370,14 @@ private struct Planner {
             try tables.markDeletion(of: id)
         }
         return try directory(inode, slot)
+    }
+
+    /// Whether neither the directory nor anything in it has ever been on the store.
+    private func isWhollyUnmade(_ directory: Int64) throws(CatalogError) -> Bool {
+        guard let object = try tables.object(directory), object.isUnmade else { return false }
+        let children = try tables.database.all("SELECT id FROM object WHERE parent = ?", .int(directory)) { $0.int(0) }
+        for child in children where try !isWhollyUnmade(child) { return false }
+        return true
     }
 
     // MARK: Files

@@ -25,14 +25,29 @@ extension Tables {
         return underWay[worker]?.uploaded == inode ? .upload : .other
     }
 
+    /// The places of the directories at and above an object that are still to be made.
+    func unmadePlaces(to directory: Int64) throws(CatalogError) -> [Place] {
+        var places: [Place] = []
+        var position = directory
+        while let object = try object(position), object.isUnmade, let name = object.name {
+            places.append(Place(parent: object.parent, name: name))
+            position = object.parent
+        }
+        return places
+    }
+
     /// The row whose work does not go together with this one.
     func obstacle(to work: Work, of row: Int64) throws(CatalogError) -> Int64? {
         for place in work.places {
             if let other = try worker(at: place, but: row) { return other }
         }
-        guard let subtree = work.subtree else { return nil }
+        return try work.subtree.flatMap { subtree throws(CatalogError) in try worker(below: subtree, but: row) }
+    }
+
+    /// The row whose work is changing something in a directory of the store, or further below; nil: nobody does.
+    func worker(below directory: Int64, but row: Int64? = nil) throws(CatalogError) -> Int64? {
         for (other, its) in underWay where other != row {
-            for place in its.places where try chain(of: place.parent).contains(subtree) { return other }
+            for place in its.places where try chain(of: place.parent).contains(directory) { return other }
         }
         return nil
     }
@@ -50,7 +65,7 @@ extension Tables {
         released.formUnion(refused.removeValue(forKey: row) ?? [])
         workCount += 1
         let moment = Moment(count: workCount, time: now)
-        for place in work.places { ended[place] = moment }
+        for place in work.places + work.implied { ended[place] = moment }
         if let subtree = work.subtree { subtreesEnded[subtree] = moment }
         guard (ended.count + subtreesEnded.count) % 65_536 == 65_535 else { return }
         ended = ended.filter { $0.value.time > moment.time - Self.longestLag }
@@ -61,6 +76,7 @@ extension Tables {
     /// be from before or from within work of ours. `row` asks itself.
     func isOurWork(at place: Place, since begun: Int64, by row: Int64? = nil) throws(CatalogError) -> Bool {
         if try worker(at: place, but: row) != nil { return true }
+        if underWay.contains(where: { $0.key != row && $0.value.implied.contains(place) }) { return true }
         if let moment = ended[place], moment.count > begun { return true }
         return try isMoved(place.parent, since: begun, by: row)
     }

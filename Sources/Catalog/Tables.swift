@@ -46,6 +46,8 @@ final class Tables {
     struct Work {
         /// These places change.
         var places: [Place] = []
+        /// Directories that are still to be made, and that the store shows as soon as there is something in them.
+        var implied: [Place] = []
         /// This object moves or goes, and with it the path of everything below.
         var subtree: Int64?
         /// Whose content is uploaded.
@@ -455,6 +457,9 @@ struct ObjectRow {
     var foreign: Int64
     var seen: Int64
     var written: Int64
+
+    /// Of a directory: it has its place, for what is put into it, and is itself still to be made.
+    var isUnmade: Bool { isDirectory && seen == 0 && written == 0 }
 }
 
 extension InodeID {

@@ -156,7 +156,10 @@ extension StoreWrapper {
     {
         try inner.copy(source, to: destination, options)
     }
-    public func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] { inner.apply(changes) }
+    public func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] {
+        // Each through this wrapper, unless the inner store gains by having all of them.
+        capabilities.batch == nil ? applyEach(changes) : inner.apply(changes)
+    }
     public func spaceUsage() throws(StoreError) -> SpaceUsage { try inner.spaceUsage() }
     public func accountInformation() throws(StoreError) -> [AccountField] { try inner.accountInformation() }
     public func tune(_ tuning: StoreTuning) { inner.tune(tuning) }

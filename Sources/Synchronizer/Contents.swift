@@ -15,6 +15,8 @@ package protocol ContentProvider: Sendable {
 
 /// The content of one file while it is being uploaded or fetched. ``close()`` is called once.
 package protocol UploadableContent: Sendable {
+    /// Whether all bytes are here, so that a view is made without asking the store.
+    var isComplete: Bool { get }
     func uploadView(_ capabilities: StoreCapabilities) throws(StoreError) -> UploadView
     /// Brings all bytes here, to stay until they are on the store.
     func keepEverything() throws(StoreError)

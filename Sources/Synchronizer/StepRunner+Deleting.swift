@@ -54,7 +54,14 @@ extension StepRunner {
         var outcomes: [(PendingID, UploadScheduler.Outcome)] = []
         let plans = sparingOthers(plans, &outcomes)
         guard !plans.isEmpty else { return outcomes }
-        let answers = store.delete(plans.map(\.path))
+        return outcomes + concludeDeletions(plans, store.delete(plans.map(\.path)))
+    }
+
+    /// Tells the catalog of the store's answers.
+    func concludeDeletions(_ plans: [DeletePlan], _ answers: [StoreError?])
+        -> [(PendingID, UploadScheduler.Outcome)]
+    {
+        var outcomes: [(PendingID, UploadScheduler.Outcome)] = []
         var done: [DeletePlan] = []
         for (plan, error) in zip(plans, answers) {
             do {
@@ -99,7 +106,7 @@ extension StepRunner {
     ///
     /// Stores delete whatever is there, so that this looks first. That is no protection against a change at the same
     /// moment, but against all before it.
-    private func sparingOthers(
+    func sparingOthers(
         _ plans: [DeletePlan], _ outcomes: inout [(PendingID, UploadScheduler.Outcome)]
     ) -> [DeletePlan] {
         var kept: [DeletePlan] = []

@@ -54,7 +54,7 @@ extension StepRunner {
         }
     }
 
-    private func renewed(_ plan: UploadPlan, for view: UploadView) throws(StoreError) -> UploadPlan {
+    func renewed(_ plan: UploadPlan, for view: UploadView) throws(StoreError) -> UploadPlan {
         try catalog { () throws(CatalogError) in try journal.plan(plan, for: view.generation) }
     }
 
@@ -68,24 +68,41 @@ extension StepRunner {
     private func put(_ plan: UploadPlan, _ body: UploadBody, _ view: UploadView?, evenIfTorn: Bool = false)
         throws(StoreError) -> StepOutcome
     {
+        statistics.add(.uploadsInFlight, 1)
+        defer { statistics.add(.uploadsInFlight, -1) }
+        return try carryOut(try prepared(plan, body, view, evenIfTorn: evenIfTorn))
+    }
+
+    func prepared(_ plan: UploadPlan, _ body: UploadBody, _ view: UploadView?, evenIfTorn: Bool = false)
+        throws(StoreError) -> Prepared
+    {
         let wanted = Wanted(self, plan, view, evenIfTorn: evenIfTorn)
         let checkpoint =
             view != nil && !evenIfTorn && store.capabilities.contains(.resumableUpload)
             ? JournalCheckpoint(journal, plan.placement.item, plan.checkpoint, statistics) : nil
+        let condition: WriteCondition
+        do { condition = try checked(plan.condition, at: plan.target) } catch {
+            return .ended(try conclude(plan, body, view, .failure(error)))
+        }
+        let options = PutOptions(
+            condition: condition, kind: plan.kind, attributes: plan.attributes,
+            isWanted: { wanted.answer() },
+            progress: { [statistics, sent] bytes in
+                if bytes > 0 { statistics.add(.bytesUploaded, bytes) }
+                sent(bytes)
+            }, checkpoint: checkpoint)
+        return .request(
+            Request(change: .put(body, at: plan.target, options)) { answer throws(StoreError) in
+                try conclude(plan, body, view, answer)
+            })
+    }
+
+    private func conclude(
+        _ plan: UploadPlan, _ body: UploadBody, _ view: UploadView?, _ answer: Result<Metadata?, StoreError>
+    ) throws(StoreError) -> StepOutcome {
         var metadata: Metadata
         do throws(StoreError) {
-            let condition = try checked(plan.condition, at: plan.target)
-            statistics.add(.uploadsInFlight, 1)
-            defer { statistics.add(.uploadsInFlight, -1) }
-            metadata = try store.put(
-                body, at: plan.target,
-                PutOptions(
-                    condition: condition, kind: plan.kind, attributes: plan.attributes,
-                    isWanted: { wanted.answer() },
-                    progress: { [statistics, sent] bytes in
-                        if bytes > 0 { statistics.add(.bytesUploaded, bytes) }
-                        sent(bytes)
-                    }, checkpoint: checkpoint))
+            metadata = try self.metadata(in: answer, of: plan.target)
             guard metadata.size == body.length else {
                 // What lies there is ours, but not what was to be there: the next attempt replaces it.
                 try noteUnfinished(plan, metadata)

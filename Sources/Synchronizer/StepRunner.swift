@@ -22,7 +22,7 @@ struct StepRunner: Sendable {
     let release: @Sendable ([PendingID]) -> Void
 
     /// A row that needs more than this is given back, so that others get their turn.
-    private static let mostSteps = 64
+    static let mostSteps = 64
     /// How often the same kind of step may come for one row, each time done with success, before that is taken for
     /// a fault: somebody who changes the same object again and again, or a contradiction in the catalog.
     private static let mostRepeats = 12
@@ -36,45 +36,81 @@ struct StepRunner: Sendable {
         case overtaken
     }
 
+    /// A row that is being worked on.
+    struct RowWork {
+        let row: PendingItem
+        /// Whether the store was asked for anything.
+        var askedStore = false
+        fileprivate var counts: [StepKind: Int] = [:]
+
+        init(_ row: PendingItem) { self.row = row }
+    }
+
+    enum Next {
+        case ended(UploadScheduler.Outcome)
+        /// To be carried out, and then reported with ``end(_:_:)``.
+        case step(SyncStep)
+    }
+
     /// Works on one row until it is done, blocked or failed.
     func run(_ row: PendingItem) -> UploadScheduler.Outcome {
-        var asked = false
+        var work = RowWork(row)
         do throws(StoreError) {
-            var counts: [StepKind: Int] = [:]
             for _ in 0..<Self.mostSteps {
                 if isStopping() { return .overtaken }
-                let step = try catalog { () throws(CatalogError) in try planned(row) }
-                guard let kind = StepKind(step) else {
-                    switch step {
-                    case .blocked(let blocker): return .blocked(by: blocker)
-                    case .busy: return .busy
-                    default: return .done(askedStore: asked)
-                    }
-                }
-                counts[kind, default: 0] += 1
-                guard counts[kind]! <= Self.mostRepeats else {
-                    throw StoreError(
-                        .internal, "'\(row.path)' does not get on: \(kind) was needed \(Self.mostRepeats) times")
-                }
-                let outcome = Result { () throws(StoreError) in try perform(step, of: row) }
-                try catalog { () throws(CatalogError) in try stepEnded(row.id) }
-                switch try outcome.get() {
-                case .goOn: asked = true
-                case .overtaken: return .overtaken
-                case .uploaded(let revision):
-                    asked = true
-                    // A file that was changed meanwhile is not sent again at once: it is due when its time comes.
-                    let now = try catalog { () throws(CatalogError) in try journal.pendingItem(row.id) }
-                    guard let now else { return .done(askedStore: true) }
-                    if now.revision != revision {
-                        memory.noteUpload(of: row.id, at: clock.calendar)
-                        return .outdated
-                    }
+                switch try begin(&work) {
+                case .ended(let outcome): return outcome
+                case .step(let step):
+                    let result = Result { () throws(StoreError) in try perform(step, of: row) }
+                    if let outcome = try end(&work, result) { return outcome }
                 }
             }
             return .overtaken
         } catch {
             return .failed(error)
+        }
+    }
+
+    /// Asks the catalog what to do next for a row.
+    func begin(_ work: inout RowWork) throws(StoreError) -> Next {
+        let row = work.row
+        let step = try catalog { () throws(CatalogError) in try planned(row) }
+        guard let kind = StepKind(step) else {
+            switch step {
+            case .blocked(let blocker): return .ended(.blocked(by: blocker))
+            case .busy: return .ended(.busy)
+            default: return .ended(.done(askedStore: work.askedStore))
+            }
+        }
+        work.counts[kind, default: 0] += 1
+        guard work.counts[kind]! <= Self.mostRepeats else {
+            throw StoreError(
+                .internal, "'\(row.path)' does not get on: \(kind) was needed \(Self.mostRepeats) times")
+        }
+        return .step(step)
+    }
+
+    /// Notes that a step was carried out.
+    ///
+    /// - Returns: what became of the row; nil: there is more to do for it.
+    func end(_ work: inout RowWork, _ result: Result<StepOutcome, StoreError>) throws(StoreError)
+        -> UploadScheduler.Outcome?
+    {
+        let id = work.row.id
+        try catalog { () throws(CatalogError) in try stepEnded(id) }
+        switch try result.get() {
+        case .goOn:
+            work.askedStore = true
+            return nil
+        case .overtaken: return .overtaken
+        case .uploaded(let revision):
+            work.askedStore = true
+            // A file that was changed meanwhile is not sent again at once: it is due when its time comes.
+            let now = try catalog { () throws(CatalogError) in try journal.pendingItem(id) }
+            guard let now else { return .done(askedStore: true) }
+            guard now.revision != revision else { return nil }
+            memory.noteUpload(of: id, at: clock.calendar)
+            return .outdated
         }
     }
 
@@ -97,10 +133,10 @@ struct StepRunner: Sendable {
         switch step {
         case .done, .blocked, .busy: break
         case .upload(let plan): return try upload(plan)
-        case .setAttributes(let plan): try setAttributes(plan)
-        case .copy(let plan): try copy(plan)
-        case .createDirectory(let plan): try createDirectory(plan)
-        case .move(let plan): try move(plan)
+        case .setAttributes(let plan): return try carryOut(setAttributes(plan))
+        case .copy(let plan): return try carryOut(copy(plan))
+        case .createDirectory(let plan): return try carryOut(createDirectory(plan))
+        case .move(let plan): return try carryOut(move(plan))
         case .delete(let plan):
             for (_, outcome) in delete([plan]) {
                 if case .failed(let error) = outcome { throw error }
@@ -114,56 +150,94 @@ struct StepRunner: Sendable {
 
     // MARK: Steps
 
-    private func setAttributes(_ plan: AttributesPlan) throws(StoreError) {
-        do {
-            let metadata = try store.setAttributes(plan.attributes, at: plan.path, ifVersion: plan.version)
-            try catalog { () throws(CatalogError) in try journal.attributesWereSet(plan, to: metadata) }
-        } catch {
-            guard error.code == .preconditionFailed || error.code == .notFound else { throw error }
-            try lookAgain(at: plan.path, by: plan.item)
+    /// What a step asks of the store, and what its answer means.
+    struct Request {
+        var change: StoreChange
+        var conclude: (Result<Metadata?, StoreError>) throws(StoreError) -> StepOutcome
+    }
+
+    enum Prepared {
+        case request(Request)
+        /// It turned out that nothing is to be asked, and the catalog has been told why.
+        case ended(StepOutcome)
+    }
+
+    func carryOut(_ prepared: Prepared) throws(StoreError) -> StepOutcome {
+        switch prepared {
+        case .request(let request): try request.conclude(store.apply([request.change])[0])
+        case .ended(let outcome): outcome
         }
     }
 
-    private func createDirectory(_ plan: DirectoryPlan) throws(StoreError) {
-        do {
-            try store.createDirectory(at: plan.target, plan.attributes)
-            try catalog { () throws(CatalogError) in try journal.directoryWasMade(plan) }
-        } catch {
-            guard error.code == .notADirectory || error.code == .alreadyExists else { throw error }
-            try lookAgain(at: plan.target, by: plan.item)
-        }
-    }
-
-    private func copy(_ plan: CopyPlan) throws(StoreError) {
-        do {
-            let condition = try checked(plan.condition, at: plan.target)
-            let metadata = try store.copy(
-                plan.source, to: plan.target,
-                CopyOptions(sourceVersion: plan.sourceVersion, condition: condition, attributes: plan.attributes))
-            try catalog { () throws(CatalogError) in try journal.copied(plan, as: metadata) }
-        } catch {
-            switch error.code {
-            case .notFound: try lookAgain(at: plan.source, by: plan.placement.item)
-            case .preconditionFailed:
-                // It is one of the two that changed, or the copy was made before a crash.
-                let source = try found(at: plan.source)
-                let target = try found(at: plan.target)
-                if let source, let target, try isCopy(target, of: source, plan) {
-                    try catalog { () throws(CatalogError) in try journal.copied(plan, as: target) }
-                } else {
-                    if source?.version != plan.sourceVersion {
-                        try tell(source, at: plan.source, by: plan.placement.item)
-                    }
-                    try tell(target, at: plan.target, by: plan.placement.item)
-                }
-            case .unavailable, .timedOut:
-                // Done, perhaps, and only the answer was lost.
-                guard let source = try? found(at: plan.source), let target = try? found(at: plan.target),
-                    (try? isCopy(target, of: source, plan)) == true
-                else { throw error }
-                try catalog { () throws(CatalogError) in try journal.copied(plan, as: target) }
-            default: throw error
+    func setAttributes(_ plan: AttributesPlan) -> Prepared {
+        let request = Request(change: .setAttributes(plan.attributes, at: plan.path, ifVersion: plan.version)) {
+            answer throws(StoreError) in
+            do throws(StoreError) {
+                let metadata = try self.metadata(in: answer, of: plan.path)
+                try catalog { () throws(CatalogError) in try journal.attributesWereSet(plan, to: metadata) }
+            } catch {
+                guard error.code == .preconditionFailed || error.code == .notFound else { throw error }
+                try lookAgain(at: plan.path, by: plan.item)
             }
+            return .goOn
+        }
+        return .request(request)
+    }
+
+    func createDirectory(_ plan: DirectoryPlan) -> Prepared {
+        let request = Request(change: .createDirectory(plan.target, plan.attributes)) { answer throws(StoreError) in
+            do throws(StoreError) {
+                _ = try answer.get()
+                try catalog { () throws(CatalogError) in try journal.directoryWasMade(plan) }
+            } catch {
+                guard error.code == .notADirectory || error.code == .alreadyExists else { throw error }
+                try lookAgain(at: plan.target, by: plan.item)
+            }
+            return .goOn
+        }
+        return .request(request)
+    }
+
+    func copy(_ plan: CopyPlan) throws(StoreError) -> Prepared {
+        let condition: WriteCondition
+        do { condition = try checked(plan.condition, at: plan.target) } catch {
+            try notCopied(plan, error)
+            return .ended(.goOn)
+        }
+        let options = CopyOptions(
+            sourceVersion: plan.sourceVersion, condition: condition, attributes: plan.attributes)
+        let request = Request(change: .copy(plan.source, to: plan.target, options)) { answer throws(StoreError) in
+            do throws(StoreError) {
+                let metadata = try self.metadata(in: answer, of: plan.target)
+                try catalog { () throws(CatalogError) in try journal.copied(plan, as: metadata) }
+            } catch { try notCopied(plan, error) }
+            return .goOn
+        }
+        return .request(request)
+    }
+
+    private func notCopied(_ plan: CopyPlan, _ error: StoreError) throws(StoreError) {
+        switch error.code {
+        case .notFound: try lookAgain(at: plan.source, by: plan.placement.item)
+        case .preconditionFailed:
+            // It is one of the two that changed, or the copy was made before a crash.
+            let source = try found(at: plan.source)
+            let target = try found(at: plan.target)
+            if let source, let target, try isCopy(target, of: source, plan) {
+                try catalog { () throws(CatalogError) in try journal.copied(plan, as: target) }
+            } else {
+                if source?.version != plan.sourceVersion {
+                    try tell(source, at: plan.source, by: plan.placement.item)
+                }
+                try tell(target, at: plan.target, by: plan.placement.item)
+            }
+        case .unavailable, .timedOut:
+            // Done, perhaps, and only the answer was lost.
+            guard let source = try? found(at: plan.source), let target = try? found(at: plan.target),
+                (try? isCopy(target, of: source, plan)) == true
+            else { throw error }
+            try catalog { () throws(CatalogError) in try journal.copied(plan, as: target) }
+        default: throw error
         }
     }
 
@@ -174,36 +248,43 @@ struct StepRunner: Sendable {
         return try hasSameBytes(plan.source, source, plan.target, target)
     }
 
-    private func move(_ plan: MovePlan) throws(StoreError) {
+    func move(_ plan: MovePlan) throws(StoreError) -> Prepared {
         // Stores move whatever is there. That is no protection against a change at the same moment, but against all
         // before it.
         if let version = plan.version, let there = try found(at: plan.source), there.version != version {
             try tell(there, at: plan.source, by: plan.item)
-            return
+            return .ended(.goOn)
         }
-        do {
-            try store.move(plan.source, to: plan.target)
-        } catch {
-            switch error.code {
-            case .notFound:
-                // Moved before a crash, or taken away by somebody else.
-                guard let metadata = try found(at: plan.target), Self.isMoved(metadata, plan) else {
-                    try tell(nil, at: plan.source, by: plan.item)
-                    return
-                }
-            case .unavailable, .timedOut:
-                // Done, perhaps, and only the answer was lost.
-                guard (try? found(at: plan.source)) == .some(nil), let target = try? found(at: plan.target),
-                    Self.isMoved(target, plan)
-                else { throw error }
-            case .directoryNotEmpty, .alreadyExists, .notADirectory, .isADirectory:
-                try lookAgain(at: plan.target, by: plan.item)
-                return
-            default: throw error
+        let request = Request(change: .move(plan.source, to: plan.target)) { answer throws(StoreError) in
+            do throws(StoreError) { _ = try answer.get() } catch {
+                guard try isMovedAllTheSame(plan, error) else { return .goOn }
             }
+            let metadata = plan.isDirectory ? nil : try store.metadata(of: plan.target)
+            try catalog { () throws(CatalogError) in try journal.moved(plan, as: metadata) }
+            return .goOn
         }
-        let metadata = plan.isDirectory ? nil : try store.metadata(of: plan.target)
-        try catalog { () throws(CatalogError) in try journal.moved(plan, as: metadata) }
+        return .request(request)
+    }
+
+    /// After a move that the store has refused, or not confirmed. If it is not done, the catalog has been told why.
+    private func isMovedAllTheSame(_ plan: MovePlan, _ error: StoreError) throws(StoreError) -> Bool {
+        switch error.code {
+        case .notFound:
+            // Moved before a crash, or taken away by somebody else.
+            if let metadata = try found(at: plan.target), Self.isMoved(metadata, plan) { return true }
+            try tell(nil, at: plan.source, by: plan.item)
+            return false
+        case .unavailable, .timedOut:
+            // Done, perhaps, and only the answer was lost.
+            guard (try? found(at: plan.source)) == .some(nil), let target = try? found(at: plan.target),
+                Self.isMoved(target, plan)
+            else { throw error }
+            return true
+        case .directoryNotEmpty, .alreadyExists, .notADirectory, .isADirectory:
+            try lookAgain(at: plan.target, by: plan.item)
+            return false
+        default: throw error
+        }
     }
 
     /// Whether it is what was to be moved, and nothing else that has come to that place. A move keeps a file's version.
@@ -258,6 +339,14 @@ struct StepRunner: Sendable {
     }
 
     // MARK: Helpers
+
+    /// The answer to a change that leaves something at `path`.
+    func metadata(in answer: Result<Metadata?, StoreError>, of path: StorePath) throws(StoreError) -> Metadata {
+        guard let metadata = try answer.get() else {
+            throw StoreError(.internal, "the store has not said what lies at '\(path)' now", path: path)
+        }
+        return metadata
+    }
 
     /// What lies at `path` now; nil when the store says that nothing does.
     func found(at path: StorePath) throws(StoreError) -> Metadata? {
@@ -318,7 +407,7 @@ struct StepRunner: Sendable {
 }
 
 /// The kinds of step that ask something of the store.
-private enum StepKind: Hashable, CustomStringConvertible {
+fileprivate enum StepKind: Hashable, CustomStringConvertible {
     case upload, setAttributes, copy, createDirectory, move, delete, keepConflict, list, fetch
 
     init?(_ step: SyncStep) {

@@ -81,11 +81,16 @@ extension Synchronizer {
             if told != capabilities {
                 try journal.setCapabilities(capabilities)
                 state.withLock { $0.toldCapabilities = capabilities }
-                process(.configured(settings, deleteBatch: capabilities.deleteBatch))
+                process(.configured(settings, capabilities))
             }
             var rows = try journal.pending(
                 dueBefore: Timestamp(nanoseconds: now.nanoseconds - delay.nanoseconds), limit: limit, busy: busy)
             let isFull = rows.count >= limit
+            if let batch = capabilities.batch, !isFull, delay > .zero,
+                rows.contains(where: { UploadScheduler.Lane($0, batch) == .batch })
+            {
+                rows += try companions(of: rows, now, delay, limit - rows.count, busy, batch)
+            }
             let totals = try pendingTotals()
             if let oldest = totals.oldest, now.nanoseconds - oldest.nanoseconds >= settings.deadline.nanoseconds {
                 let known = Set(rows.map(\.id))
@@ -97,6 +102,16 @@ extension Synchronizer {
             report(error)
             process(.askingFailed)
         }
+    }
+
+    /// A batch goes out when its oldest row is due: what has been left alone for half the time goes with it.
+    private func companions(
+        of rows: [PendingItem], _ now: Timestamp, _ delay: Duration, _ count: Int, _ busy: Set<PendingID>,
+        _ batch: ChangeBatch
+    ) throws(CatalogError) -> [PendingItem] {
+        let latest = Timestamp(nanoseconds: now.nanoseconds - (delay / 2).nanoseconds)
+        return try journal.pending(dueBefore: latest, limit: count, busy: busy.union(rows.lazy.map(\.id)))
+            .filter { UploadScheduler.Lane($0, batch) == .batch }
     }
 
     /// The totals, which cost more the more is pending: they may be a little old then.
@@ -204,6 +219,11 @@ extension Synchronizer {
             let begun = clock.monotonic
             if job.lane == .deletion {
                 for (id, outcome) in runner.run(deletions: job.rows) { finish(id, nil, outcome, begun) }
+            } else if job.lane == .batch, let limits = runner.store.capabilities.batch {
+                let inodes = Dictionary(uniqueKeysWithValues: job.rows.map { ($0.id, $0.inode) })
+                for (id, outcome) in runner.run(batch: job.rows, limits) {
+                    finish(id, inodes[id] ?? nil, outcome, begun)
+                }
             } else {
                 for row in job.rows { finish(row.id, row.inode, runner.run(row), begun) }
             }

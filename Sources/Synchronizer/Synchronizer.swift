@@ -129,7 +129,7 @@ package final class Synchronizer: Sendable {
         state = Monitor(
             State(
                 scheduler: UploadScheduler(
-                    settings: settings, deleteBatch: store.capabilities.deleteBatch, seed: .random(in: 0 ... .max),
+                    settings: settings, capabilities: store.capabilities, seed: .random(in: 0 ... .max),
                     now: clock.monotonic),
                 store: store, settings: settings))
     }
@@ -157,11 +157,11 @@ package final class Synchronizer: Sendable {
 
     package func configure(_ settings: SynchronizerSettings) {
         let settings = settings.sane
-        let deleteBatch = state.withLock {
+        let store = state.withLock {
             $0.settings = settings
-            return $0.store.capabilities.deleteBatch
+            return $0.store
         }
-        process(.configured(settings, deleteBatch: deleteBatch))
+        process(.configured(settings, store.capabilities))
     }
 
     /// Uses `store` from the next row on; what was parked is tried again, since the reason may be gone.
@@ -171,7 +171,7 @@ package final class Synchronizer: Sendable {
             $0.toldCapabilities = nil
             return $0.settings
         }
-        process(.configured(settings, deleteBatch: store.capabilities.deleteBatch))
+        process(.configured(settings, store.capabilities))
         do {
             _ = try journal.expedite(nil)
         } catch {

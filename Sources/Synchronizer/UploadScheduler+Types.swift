@@ -8,12 +8,19 @@ extension UploadScheduler {
     package enum Lane: Int, CaseIterable, Sendable {
         /// Deletions, which go out many in one request.
         case deletion
+        /// All that is small, where the store takes many changes at once.
+        case batch
         /// Files below 1 MiB, attributes and directories: what counts is requests per second.
         case small
         /// Files below 64 MiB, below 4 GiB, and above: what counts is bytes per second.
         case medium, large, huge
 
-        package init(_ item: PendingItem) {
+        /// - Parameter batch: what the store takes at once; nil: it takes each change for itself.
+        package init(_ item: PendingItem, _ batch: ChangeBatch? = nil) {
+            if let batch, item.isDeletion || item.size <= batch.largestBody {
+                self = .batch
+                return
+            }
             switch item.size {
             case _ where item.isDeletion: self = .deletion
             case ..<(1 << 20): self = .small
@@ -23,17 +30,20 @@ extension UploadScheduler {
             }
         }
 
-        package var isMeasuredInBytes: Bool { self != .deletion && self != .small }
+        package var isMeasuredInBytes: Bool { self != .deletion && self != .small && self != .batch }
 
         /// How many workers this lane may have when there are `maximum` in all. Small files always keep a quarter.
         func range(minimum: Int, maximum: Int) -> ClosedRange<Int> {
             let most =
                 switch self {
                 case .small: maximum
+                // One is prepared while another one is sent.
+                case .batch: min(2, maximum)
                 case .deletion, .medium: max(1, maximum / 2)
                 case .large: max(1, maximum / 4)
                 case .huge: max(1, maximum / 8)
                 }
+            if self == .batch { return most...most }
             let least = isMeasuredInBytes ? max(1, minimum / 2) : minimum
             return min(least, most)...most
         }
@@ -59,7 +69,7 @@ extension UploadScheduler {
         case sent(Int64, Lane)
         /// Somebody asked for rows, or the settings changed: what waits after a failure need not wait.
         case expedited
-        case configured(SynchronizerSettings, deleteBatch: Int)
+        case configured(SynchronizerSettings, StoreCapabilities)
         /// Whether writers wait for room in the cache.
         case pressed(Bool)
         case stopped
@@ -82,7 +92,7 @@ extension UploadScheduler {
 
     /// What is to be done by the engine.
     package enum Action: Sendable {
-        /// Let a worker carry out these rows: one, or several deletions.
+        /// Let a worker carry out these rows: one, or several of a lane that takes them together.
         case run([PendingItem], Lane)
         /// Note the failure in the journal; a wait of nil parks the row.
         case record(PendingID, revision: Int64, message: String, retryIn: Duration?)

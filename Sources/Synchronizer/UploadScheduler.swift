@@ -1,5 +1,5 @@
 package import Catalog
-import StoreAPI
+package import StoreAPI
 package import Threading
 
 /// Decides which rows of the journal are worked on, when, and by how many workers. Pure: events go in, actions come
@@ -13,6 +13,7 @@ package struct UploadScheduler: Sendable {
     var limits: [WorkerLimit]
     var settings: SynchronizerSettings
     var deleteBatch: Int
+    var changeBatch: ChangeBatch?
     var random: SplitMix
     var isStopped = false
     var isPressed = false
@@ -45,13 +46,14 @@ package struct UploadScheduler: Sendable {
     var isNews = true
     var askAt: MonotonicTime
     var wasFull = false
-    var window = Self.smallestWindow
+    var window = 512
     var offered = 0
     var picks = 0
     var lastProbe: PendingID?
 
-    static let smallestWindow = 512
     static let largestWindow = 16_384
+    /// How many rows are asked for at least: a batch should find all that fits into it.
+    var smallestWindow: Int { min(max(512, changeBatch?.changes ?? 0), Self.largestWindow) }
     static let rowBackoff = Backoff(from: .seconds(1), to: .seconds(300))
     static let resting = Backoff(from: .milliseconds(100), to: .seconds(5))
     /// How often a row may find itself blocked although what blocked it was worked on.
@@ -59,9 +61,12 @@ package struct UploadScheduler: Sendable {
     /// Every so many picks the oldest row is taken, whatever came first in the journal's order.
     static let oldestEvery = 4
 
-    package init(settings: SynchronizerSettings, deleteBatch: Int, seed: UInt64, now: MonotonicTime) {
+    package init(
+        settings: SynchronizerSettings, capabilities: StoreCapabilities, seed: UInt64, now: MonotonicTime
+    ) {
         self.settings = settings
-        self.deleteBatch = max(1, deleteBatch)
+        deleteBatch = max(1, capabilities.deleteBatch)
+        changeBatch = capabilities.batch
         random = SplitMix(seed: seed)
         askAt = now
         limits = Lane.allCases.map {
@@ -117,9 +122,10 @@ package struct UploadScheduler: Sendable {
             rests = [:]
             nextRestEnd = nil
             failures = [:]
-        case .configured(let settings, let deleteBatch):
+        case .configured(let settings, let capabilities):
             self.settings = settings
-            self.deleteBatch = max(1, deleteBatch)
+            deleteBatch = max(1, capabilities.deleteBatch)
+            changeBatch = capabilities.batch
             for lane in Lane.allCases {
                 limits[lane.rawValue].setRange(
                     lane.range(minimum: settings.minimumWorkers, maximum: settings.maximumWorkers))
@@ -146,7 +152,7 @@ package struct UploadScheduler: Sendable {
         offered = rows.count
         var lanes = Lane.allCases.map { _ in [PendingItem]() }
         for row in rows where running[row.id] == nil && waiting[row.id] == nil && rests[row.id] == nil {
-            lanes[Lane(row).rawValue].append(row)
+            lanes[lane(of: row).rawValue].append(row)
         }
         for lane in Lane.allCases {
             // Writers wait for room: what frees most goes first.
@@ -165,7 +171,7 @@ package struct UploadScheduler: Sendable {
             isDue = left == 0 || left < offered / 4
         }
         guard isDue else { return }
-        window = wasFull && left > window / 2 ? min(window * 2, Self.largestWindow) : Self.smallestWindow
+        window = wasFull && left > window / 2 ? min(window * 2, Self.largestWindow) : smallestWindow
         isNews = false
         isAsking = true
         actions.append(.ask(limit: window, busy: busy))
@@ -203,7 +209,8 @@ package struct UploadScheduler: Sendable {
         while index < urgent.count, busyWorkers < settings.maximumWorkers {
             if canRun(urgent[index]) {
                 let item = urgent.remove(at: index)
-                run([item], Lane(item), now, &actions)
+                let lane = lane(of: item)
+                run(lane == .batch ? [item] + takeUrgentBatch() : [item], lane, now, &actions)
             } else {
                 index += 1
             }
@@ -243,17 +250,43 @@ package struct UploadScheduler: Sendable {
         picks += 1
         let oldest = picks % Self.oldestEvery == 0 && !isPressed
         guard let first = queues[lane.rawValue].take(oldest: oldest, where: fitness) else { return [] }
-        guard lane == .deletion else { return [first] }
         var rows = [first]
         var paths: Set<StorePath> = [first.path]
+        var bytes = first.size
         let isFit = fitness
-        while rows.count < deleteBatch,
-            let next = queues[lane.rawValue].take(oldest: false, where: { isFit($0) && !paths.contains($0.path) })
-        {
-            rows.append(next)
-            paths.insert(next.path)
+        func take(_ most: Int, _ mostBytes: Int64) {
+            while rows.count < most,
+                let next = queues[lane.rawValue].take(
+                    oldest: false, where: { isFit($0) && bytes + $0.size <= mostBytes && !paths.contains($0.path) })
+            {
+                rows.append(next)
+                paths.insert(next.path)
+                bytes += next.size
+            }
         }
+        if lane == .deletion { take(deleteBatch, .max) }
+        if lane == .batch, let changeBatch { take(changeBatch.changes, changeBatch.bytes) }
         return rows
+    }
+
+    func lane(of item: PendingItem) -> Lane { Lane(item, changeBatch) }
+
+    /// Those of the rows that others wait for which go with another one of them.
+    private mutating func takeUrgentBatch() -> [PendingItem] {
+        var taken: [PendingItem] = []
+        var left: [PendingItem] = []
+        var paths: Set<StorePath> = []
+        for item in urgent {
+            if lane(of: item) == .batch, canRun(item), taken.count + 1 < changeBatch?.changes ?? 0,
+                paths.insert(item.path).inserted
+            {
+                taken.append(item)
+            } else {
+                left.append(item)
+            }
+        }
+        urgent = left
+        return taken
     }
 
     mutating func probe(_ now: MonotonicTime, _ actions: inout [Action]) {
@@ -261,7 +294,7 @@ package struct UploadScheduler: Sendable {
         let isFit = fitness
         let others = { [lastProbe] (item: PendingItem) in item.id != lastProbe && isFit(item) }
         for isSecondTry in [false, true] {
-            for lane in [Lane.small, .deletion, .medium, .large, .huge] {
+            for lane in [Lane.small, .deletion, .batch, .medium, .large, .huge] {
                 let found =
                     isSecondTry
                     ? queues[lane.rawValue].take(oldest: false, where: isFit)
@@ -275,7 +308,7 @@ package struct UploadScheduler: Sendable {
             if let index = urgent.firstIndex(where: canRun) {
                 let item = urgent.remove(at: index)
                 lastProbe = item.id
-                run([item], Lane(item), now, &actions, isProbe: true)
+                run([item], lane(of: item), now, &actions, isProbe: true)
                 return
             }
         }

@@ -10,7 +10,7 @@ import Threading
 
 /// Kinds of store that differ in what a rename costs.
 enum StoreShape: String, CaseIterable, Sendable {
-    case everything, copyOnly, nothing, flat, unconditional
+    case everything, copyOnly, nothing, flat, unconditional, batching
 
     var missing: StoreCapabilities.Features {
         switch self {
@@ -20,10 +20,15 @@ enum StoreShape: String, CaseIterable, Sendable {
         case .flat: [.atomicMove, .directoryMove, .attributesInListing]
         case .unconditional:
             [.atomicMove, .directoryMove, .serverSideCopy, .rangeCopy, .conditionalCreate, .conditionalReplace]
+        case .batching: [.rangeCopy]
         }
     }
 
-    func bench() throws -> Workbench { try Workbench(without: missing, realDirectories: self != .flat) }
+    func bench() throws -> Workbench {
+        try Workbench(without: missing, realDirectories: self != .flat && self != .batching) {
+            if self == .batching { $0.batch = .small }
+        }
+    }
 }
 
 @Suite("Renames, made good on each kind of store") struct RenamingTests {
@@ -131,7 +136,8 @@ enum StoreShape: String, CaseIterable, Sendable {
         #expect(try bench.drain().itemsLeft == 0)
         #expect(try bench.files() == [])
         #expect(try bench.memory.list(.root, after: nil).entries.isEmpty)
-        #expect(bench.store.deletions.count < 30, "\(bench.store.deletions.count) requests")
+        let requests = shape == .batching ? bench.store.batches.count : bench.store.deletions.count
+        #expect(requests < 30, "\(requests) requests")
     }
 
     @Test("a directory that others have put a file into is not deleted on the store, and its file stays")

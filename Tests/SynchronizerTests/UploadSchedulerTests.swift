@@ -35,7 +35,8 @@ struct Simulation {
     ) {
         var value = SynchronizerSettings(minimumWorkers: minimum, maximumWorkers: maximum)
         settings(&value)
-        scheduler = UploadScheduler(settings: value, deleteBatch: deleteBatch, seed: 7, now: now)
+        scheduler = UploadScheduler(
+            settings: value, capabilities: StoreCapabilities([], deleteBatch: deleteBatch), seed: 7, now: now)
     }
 
     var calendar: Timestamp { Timestamp(nanoseconds: calendarStart + now.nanoseconds) }

@@ -21,6 +21,7 @@ final class NarrowStore: StoreWrapper {
         var afterPut: (@Sendable (StorePath) -> Void)?
         var puts: [StorePath] = []
         var deletions: [[StorePath]] = []
+        var batches: [Int] = []
         var mostAtOnce: [StorePath: Int] = [:]
         var atOnce: [StorePath: Int] = [:]
     }
@@ -39,6 +40,8 @@ final class NarrowStore: StoreWrapper {
     func afterPut(_ body: (@Sendable (StorePath) -> Void)?) { hooks.withLock { $0.afterPut = body } }
     var puts: [StorePath] { hooks.withLock { $0.puts } }
     var deletions: [[StorePath]] { hooks.withLock { $0.deletions } }
+    /// How many changes came at once.
+    var batches: [Int] { hooks.withLock { $0.batches } }
     var mostAtOnce: Int { hooks.withLock { $0.mostAtOnce.values.max() ?? 0 } }
 
     func put(_ body: UploadBody, at path: StorePath, _ options: PutOptions) throws(StoreError) -> Metadata {
@@ -63,6 +66,11 @@ final class NarrowStore: StoreWrapper {
         return metadata
     }
 
+    func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] {
+        hooks.withLock { $0.batches.append(changes.count) }
+        return applyEach(changes)
+    }
+
     func copy(_ source: StorePath, to destination: StorePath, _ options: CopyOptions) throws(StoreError) -> Metadata {
         guard capabilities.contains(.serverSideCopy) else { throw StoreError(.unsupported, "no copy") }
         return try inner.copy(source, to: destination, options)
@@ -80,6 +88,11 @@ final class NarrowStore: StoreWrapper {
         hooks.withLock { $0.deletions.append(paths) }
         return inner.delete(paths)
     }
+}
+
+extension ChangeBatch {
+    /// What a test fills quickly.
+    static let small = ChangeBatch(changes: 1_000, bytes: 1 << 20, largestBody: 4_096)
 }
 
 /// A catalog, a cache, a store in memory that fails on demand, and a synchronizer between them.
