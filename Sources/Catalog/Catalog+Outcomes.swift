@@ -162,6 +162,16 @@ extension Tables {
         try settle(plan.object, in: plan.inode)
     }
 
+    /// Whether what was put is what the name stands for now, and where it belongs.
+    private func isSettled(_ placement: Placement) throws(CatalogError) -> Bool {
+        let generations = try generations(of: placement.inode)
+        guard generations.content == placement.contentGeneration,
+            generations.attributes == placement.attributeGeneration || !capabilities.contains(.attributes),
+            try place(of: placement.entryParent) == placement.parentObject
+        else { return false }
+        return try entry(placement.entryName, in: placement.entryParent)?.id == placement.inode
+    }
+
     fileprivate func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
         // The directory may have been listed away meanwhile; then the next listing finds the object.
         guard try object(placement.parentObject) != nil else { return }
@@ -202,6 +212,12 @@ extension Tables {
             UPDATE pending SET checkpoint = NULL, expedited = CASE WHEN revision = ?2 THEN expedited ELSE 0 END,
                 since_ns = CASE WHEN revision = ?2 THEN since_ns ELSE changed_ns END WHERE id = ?1
             """, .int(placement.item.value), .int(placement.revision))
+        // The row is done with, if nothing has changed since: to plan it once more would tell nothing else.
+        if try isSettled(placement) {
+            try database.run(
+                "DELETE FROM pending WHERE id = ? AND revision = ?", .int(placement.item.value),
+                .int(placement.revision))
+        }
         try childrenChanged(below: placement.parentObject)
     }
 }
