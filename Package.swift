@@ -88,6 +88,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: systemCalls, swiftSettings: settings),
+        room("Copying", ["Threading", "StoreAPI"]),
         room("StoreTesting", ["Threading", "StoreAPI"]),
         // For the black-box tests; no part of the product.
         .executableTarget(
@@ -105,6 +106,7 @@ let package = Package(
         tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Statistics", "Threading", "CShim"]),
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
         tests("CatalogTests", ["Catalog", "StoreAPI", "Threading"]),
+        tests("CopyingTests", ["Copying", "Stores", "StoreAPI", "StoreTesting", "Threading"]),
         tests("CachingTests", ["Caching", "Catalog", "StoreAPI", "Statistics", "Threading"]),
         tests(
             "SynchronizerTests",

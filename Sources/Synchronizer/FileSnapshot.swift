@@ -5,7 +5,7 @@ import StoreAPI
 /// where the file system can do that.
 final class FileSnapshot: Sendable {
     let body: UploadBody
-    private let descriptor: Int32
+    private let file: NamelessFile?
 
     /// - Throws: ``StoreError``: `.noLocalSpace`, `.internal`.
     init(of original: UploadBody) throws(StoreError) {
@@ -14,53 +14,25 @@ final class FileSnapshot: Sendable {
         }.first
         guard let first else {
             body = original
-            descriptor = -1
+            file = nil
             return
         }
-        let file = try namelessFile(beside: first)
-        descriptor = file
+        let file = try NamelessFile(beside: first)
+        self.file = file
+        let descriptor = file.descriptor
         var segments: [UploadBody.Segment] = []
         var end: Int64 = 0
-        do {
-            for segment in original.segments {
-                guard case .file(let source, let offset, let length) = segment else {
-                    segments.append(segment)
-                    continue
-                }
-                try copyBytes(of: source, offset, length, to: file, at: end)
-                segments.append(.file(descriptor: file, offset: end, length: length))
-                end += length
+        for segment in original.segments {
+            guard case .file(let source, let offset, let length) = segment else {
+                segments.append(segment)
+                continue
             }
-        } catch {
-            close(file)
-            throw error
+            try copyBytes(of: source, offset, length, to: descriptor, at: end)
+            segments.append(.file(descriptor: descriptor, offset: end, length: length))
+            end += length
         }
         body = UploadBody(segments)
     }
-
-    deinit { if descriptor >= 0 { close(descriptor) } }
-}
-
-/// A file without a name in the folder of an open one; it is gone when its descriptor is closed.
-func namelessFile(beside descriptor: Int32) throws(StoreError) -> Int32 {
-    var buffer = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
-    let length = readlink("/proc/self/fd/\(descriptor)", &buffer, Int(PATH_MAX))
-    guard length > 0 else { throw localError("a temporary file") }
-    let path = String(decoding: buffer[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    let folder = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "/"
-    return try namelessFile(in: folder.isEmpty ? "/" : folder)
-}
-
-/// A file without a name in `folder`; it is gone when its descriptor is closed.
-func namelessFile(in folder: String) throws(StoreError) -> Int32 {
-    let file = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0o600)
-    if file >= 0 { return file }
-    // Not every file system knows O_TMPFILE.
-    var template = Array("\(folder)/.upload-XXXXXX".utf8CString)
-    let named = mkostemp(&template, O_CLOEXEC)
-    guard named >= 0 else { throw localError("a temporary file in '\(folder)'") }
-    unlink(template)
-    return named
 }
 
 private func copyBytes(of source: Int32, _ offset: Int64, _ length: Int64, to target: Int32, at start: Int64)
@@ -75,12 +47,12 @@ private func copyBytes(of source: Int32, _ offset: Int64, _ length: Int64, to ta
         // The file became shorter: what is missing reads as zero, and the upload counts as torn.
         if count == 0 { break }
         guard errno == EXDEV || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP else {
-            throw localError("a copy of a cached file")
+            throw copyFailed()
         }
         try copyByHand(of: source, from, end, to: target, at: to)
         break
     }
-    if ftruncate(target, off_t(start + length)) != 0 { throw localError("a copy of a cached file") }
+    if ftruncate(target, off_t(start + length)) != 0 { throw copyFailed() }
 }
 
 private func copyByHand(of source: Int32, _ offset: off_t, _ end: off_t, to target: Int32, at start: off_t)
@@ -91,23 +63,17 @@ private func copyByHand(of source: Int32, _ offset: off_t, _ end: off_t, to targ
     while position < end {
         let count = pread(source, &buffer, min(buffer.count, end - position), position)
         if count == 0 { return }
-        guard count > 0 else { throw localError("a copy of a cached file") }
+        guard count > 0 else { throw copyFailed() }
         var written = 0
         while written < count {
             let result = buffer.withUnsafeBytes {
                 pwrite(target, $0.baseAddress! + written, count - written, start + position - offset + written)
             }
-            guard result > 0 else { throw localError("a copy of a cached file") }
+            guard result > 0 else { throw copyFailed() }
             written += result
         }
         position += count
     }
 }
 
-/// The error of the system call that has just failed.
-func localError(_ what: String) -> StoreError {
-    let number = errno
-    return StoreError(
-        number == ENOSPC || number == EDQUOT ? .noLocalSpace : .internal,
-        "\(what) could not be made: \(String(cString: strerror(number)))")
-}
+func copyFailed() -> StoreError { StoreError(ofSystemCall: "a cached file could not be copied") }

@@ -56,26 +56,9 @@ final class ComparisonSink: ReadSink {
                 pread(descriptor, $0.baseAddress! + done, $0.count - done, off_t(offset) + off_t(done))
             }
             if count == 0 { return false }
-            guard count > 0 else { throw localError("a comparison with the store") }
+            guard count > 0 else { throw StoreError(ofSystemCall: "a cached file could not be read") }
             done += count
         }
         return own.withUnsafeBytes { memcmp($0.baseAddress!, piece.baseAddress!, piece.count) == 0 }
-    }
-}
-
-/// Writes what is read to an open file.
-final class FileSink: ReadSink {
-    private let descriptor: Int32
-
-    init(_ descriptor: Int32) { self.descriptor = descriptor }
-
-    func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws(StoreError) {
-        var done = 0
-        while done < bytes.count {
-            let count = pwrite(
-                descriptor, bytes.baseAddress! + done, bytes.count - done, off_t(offset) + off_t(done))
-            guard count > 0 else { throw localError("a temporary copy") }
-            done += count
-        }
     }
 }

@@ -154,7 +154,7 @@ extension UploadBody {
                             descriptor, $0.baseAddress! + start + position, Int(length) - position,
                             off_t(offset) + off_t(position))
                     }
-                    guard count >= 0 else { throw localError("a copy of a cached file") }
+                    guard count >= 0 else { throw copyFailed() }
                     // The file became shorter: what is missing reads as zero, and the view is not intact any more.
                     if count == 0 { break }
                     position += count

@@ -1,5 +1,4 @@
 import Catalog
-import Glibc
 import Statistics
 import StoreAPI
 
@@ -68,12 +67,10 @@ extension StepRunner {
                 guard error.code == .unsupported || error.code == .tooLarge else { throw error }
             }
         }
-        let folder = getenv("TMPDIR").map { String(cString: $0) } ?? "/var/tmp"
-        let file = try namelessFile(in: folder)
-        defer { close(file) }
-        let metadata = try store.read(plan.path, ReadRequest(version: plan.version), into: FileSink(file))
+        let file = try NamelessFile.temporary()
+        let metadata = try store.read(plan.path, ReadRequest(version: plan.version), into: file)
         return try store.put(
-            UploadBody(descriptor: file, length: metadata.size), at: plan.keepPath,
+            UploadBody(descriptor: file.descriptor, length: metadata.size), at: plan.keepPath,
             PutOptions(
                 condition: condition, kind: metadata.kind, attributes: metadata.attributes ?? Attributes(),
                 isWanted: { [isStopping] in !isStopping() }))
@@ -86,11 +83,9 @@ extension StepRunner {
         guard metadata.kind == other.kind, metadata.size == other.size else { return false }
         if metadata.size == 0 { return true }
         if let md5 = metadata.md5, let otherMD5 = other.md5 { return md5 == otherMD5 }
-        let folder = getenv("TMPDIR").map { String(cString: $0) } ?? "/var/tmp"
-        let file = try namelessFile(in: folder)
-        defer { close(file) }
-        _ = try store.read(path, ReadRequest(version: metadata.version), into: FileSink(file))
-        let comparison = ComparisonSink(UploadBody(descriptor: file, length: metadata.size))
+        let file = try NamelessFile.temporary()
+        _ = try store.read(path, ReadRequest(version: metadata.version), into: file)
+        let comparison = ComparisonSink(UploadBody(descriptor: file.descriptor, length: metadata.size))
         do {
             _ = try store.read(otherPath, ReadRequest(version: other.version), into: comparison)
         } catch {
