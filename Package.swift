@@ -49,7 +49,8 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ]),
         room("Stores", ["Threading", "StoreAPI", "Statistics", "StoreHTTP", "CShim"]),
-        room("Catalog", ["Threading", "StoreAPI", "CSQLite"]),
+        room("SQLite", ["CSQLite"]),
+        room("Catalog", ["Threading", "StoreAPI", "SQLite"]),
         room(
             "Caching",
             [
@@ -105,7 +106,7 @@ let package = Package(
         tests("StoreHTTPTests", ["StoreHTTP", "StoreAPI", "Statistics", "Threading"]),
         tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Statistics", "Threading", "CShim"]),
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
-        tests("CatalogTests", ["Catalog", "StoreAPI", "Threading"]),
+        tests("CatalogTests", ["Catalog", "SQLite", "StoreAPI", "Threading"]),
         tests("CopyingTests", ["Copying", "Stores", "StoreAPI", "StoreTesting", "Threading"]),
         tests("CachingTests", ["Caching", "Catalog", "StoreAPI", "Statistics", "Threading"]),
         tests(
@@ -123,7 +124,7 @@ let package = Package(
             "MountingTests",
             [
                 "Mounting", "FUSEAdapter", "VFS", "Catalog", "Caching", "Synchronizer", "Stores", "StoreAPI",
-                "StoreTesting", "Statistics", "Threading", .product(name: "Logging", package: "swift-log"),
+                "StoreTesting", "Statistics", "Threading", "SQLite", .product(name: "Logging", package: "swift-log"),
             ]),
     ],
     swiftLanguageModes: [.v6]

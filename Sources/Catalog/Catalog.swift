@@ -1,4 +1,5 @@
 import Glibc
+import SQLite
 package import StoreAPI
 import Synchronization
 package import Threading

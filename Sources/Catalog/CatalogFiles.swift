@@ -1,4 +1,5 @@
 import Glibc
+import SQLite
 
 /// The files of a catalog: the database, SQLite's log of what is not in it yet, and a mark that says that there is one.
 package struct CatalogFiles: Sendable {

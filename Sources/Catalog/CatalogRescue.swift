@@ -1,4 +1,5 @@
 import Glibc
+import SQLite
 
 /// Takes what can be read of a damaged catalog over into a new one.
 package struct CatalogRescue: Sendable {

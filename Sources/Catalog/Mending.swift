@@ -1,3 +1,4 @@
+import SQLite
 import StoreAPI
 
 /// What was found wrong in a catalog, and put right.

@@ -1,3 +1,5 @@
+import SQLite
+
 /// The tables, as a list of steps that is only ever appended to: step N makes version N of the format out of N - 1.
 enum Schema {
     static let steps: [String] = [

@@ -1,3 +1,4 @@
+import SQLite
 import StoreAPI
 import Testing
 import Threading

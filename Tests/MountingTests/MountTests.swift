@@ -1,6 +1,7 @@
 import Glibc
 import Logging
 import Statistics
+import SQLite
 import StoreAPI
 import StoreTesting
 import Testing

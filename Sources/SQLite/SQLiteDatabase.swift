@@ -1,0 +1,304 @@
+import CSQLite
+import Glibc
+
+/// Why a database could not do what was asked, for the error type of whoever asked.
+package struct SQLiteFault: Sendable {
+    package enum Kind: Sendable {
+        case cannotOpen
+        /// The disk under the database is full.
+        case noSpace
+        /// Another process, or another connection, has it.
+        case busy
+        /// What the file holds makes no sense.
+        case corrupt
+        /// The disk's fault, or another's.
+        case failed
+    }
+    package var kind: Kind
+    /// What SQLite or the system says, with its number where it has one.
+    package var text: String
+
+    package init(kind: Kind, text: String) {
+        self.kind = kind
+        self.text = text
+    }
+}
+
+/// The error of a room that keeps a database.
+package protocol SQLiteFailure: Error {
+    init(_ fault: SQLiteFault)
+}
+
+/// A value of a column or a parameter.
+package enum SQLValue: Sendable {
+    case int(Int64)
+    case text(String)
+    case blob([UInt8])
+    case null
+
+    package init(_ value: Int64?) { self = value.map { .int($0) } ?? .null }
+    package init(_ value: String?) { self = value.map { .text($0) } ?? .null }
+    package init(_ value: [UInt8]?) { self = value.map { .blob($0) } ?? .null }
+    package init(_ value: Bool) { self = .int(value ? 1 : 0) }
+}
+
+extension SQLValue: ExpressibleByIntegerLiteral {
+    package init(integerLiteral value: Int64) { self = .int(value) }
+}
+
+/// One connection to a SQLite file, with its prepared statements. Used by one thread at a time.
+///
+/// Journalled ahead (WAL) with `synchronous = NORMAL`: a commit survives the end of the process at once, and a power
+/// loss after a flush of ``log``. The file is locked to this process, which spares a lock per transaction.
+package final class SQLiteDatabase<Failure: SQLiteFailure> {
+    private let connection: OpaquePointer
+    private var statements: [UnsafePointer<UInt8>: SQLiteStatement] = [:]
+    /// The write-ahead log, to be flushed by whoever wants a commit to survive a power loss; -1 for a database that is
+    /// only read.
+    package let log: Int32
+
+    /// Bytes. A small change writes its pages whole: half of SQLite's own size costs a third less.
+    package static var pageSize: Int { 2048 }
+
+    private static func connect(_ path: String) throws(Failure) -> OpaquePointer {
+        var connection: OpaquePointer?
+        let flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX
+        let status = sqlite3_open_v2(path, &connection, flags, nil)
+        guard status == SQLITE_OK, let connection else {
+            let message = connection.map { String(cString: sqlite3_errmsg($0)) } ?? "out of memory"
+            sqlite3_close(connection)
+            throw Failure(SQLiteFault(kind: .cannotOpen, text: "'\(path)' cannot be opened: \(message)"))
+        }
+        sqlite3_extended_result_codes(connection, 1)
+        return connection
+    }
+
+    /// Opens a copy of a damaged database, to read of it what can be read.
+    package init(damagedCopy path: String) throws(Failure) {
+        connection = try Self.connect(path)
+        log = -1
+        // With it, SQLite takes a file that is too short, and tables whose definition it cannot read.
+        for pragma in [
+            "locking_mode = EXCLUSIVE", "writable_schema = ON", "trusted_schema = OFF", "cell_size_check = ON",
+        ] {
+            try Self.run("PRAGMA \(pragma)", on: connection)
+        }
+    }
+
+    package init(path: String) throws(Failure) {
+        connection = try Self.connect(path)
+        do throws(Failure) {
+            for pragma in [
+                "page_size = \(Self.pageSize)",
+                "locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL", "temp_store = MEMORY",
+                "cache_size = -16384", "wal_autocheckpoint = 16384", "foreign_keys = OFF", "trusted_schema = OFF",
+            ] {
+                try Self.run("PRAGMA \(pragma)", on: connection)
+            }
+            // The log exists from the first transaction on.
+            try Self.run(
+                "BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS format(version INTEGER NOT NULL); COMMIT", on: connection)
+            log = Glibc.open(path + "-wal", O_RDWR | O_CLOEXEC)
+            guard log >= 0 else {
+                let message = String(cString: strerror(errno))
+                throw Failure(SQLiteFault(kind: .cannotOpen, text: "'\(path)-wal' cannot be opened: \(message)"))
+            }
+        } catch {
+            sqlite3_close(connection)
+            throw error
+        }
+    }
+
+    deinit {
+        for statement in statements.values { sqlite3_finalize(statement.handle) }
+        sqlite3_close(connection)
+        if log >= 0 { Glibc.close(log) }
+    }
+
+    /// Runs statements that take and give nothing.
+    package func execute(_ sql: String) throws(Failure) { try Self.run(sql, on: connection) }
+
+    private static func run(_ sql: String, on connection: OpaquePointer) throws(Failure) {
+        guard sqlite3_exec(connection, sql, nil, nil, nil) == SQLITE_OK else { throw failure(of: connection) }
+    }
+
+    private static func failure(of connection: OpaquePointer) -> Failure {
+        let status = sqlite3_extended_errcode(connection)
+        let text = String(cString: sqlite3_errmsg(connection))
+        let kind: SQLiteFault.Kind =
+            switch status & 0xff {
+            case SQLITE_FULL: .noSpace
+            case SQLITE_BUSY, SQLITE_LOCKED: .busy
+            // The last one: a table or column is not there.
+            case SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_ERROR: .corrupt
+            default: .failed
+            }
+        return Failure(SQLiteFault(kind: kind, text: kind == .busy ? text : "\(text) (\(status))"))
+    }
+
+    /// The prepared statement for a literal, ready to be bound.
+    private func statement(_ sql: StaticString) throws(Failure) -> SQLiteStatement {
+        if let statement = statements[sql.utf8Start] { return statement }
+        var handle: OpaquePointer?
+        let text = UnsafeRawPointer(sql.utf8Start).assumingMemoryBound(to: CChar.self)
+        let flags = UInt32(SQLITE_PREPARE_PERSISTENT)
+        guard
+            sqlite3_prepare_v3(connection, text, Int32(sql.utf8CodeUnitCount), flags, &handle, nil) == SQLITE_OK,
+            let handle
+        else { throw Self.failure(of: connection) }
+        let statement = SQLiteStatement(handle: handle)
+        statements[sql.utf8Start] = statement
+        return statement
+    }
+
+    /// The statement for a literal, with its parameters; to be reset after its use.
+    @usableFromInline
+    package func bound(_ sql: StaticString, _ values: [SQLValue]) throws(Failure) -> SQLiteStatement {
+        let statement = try statement(sql)
+        statement.bind(values)
+        return statement
+    }
+
+    /// - Returns: whether there is a row.
+    @usableFromInline
+    package func step(_ statement: SQLiteStatement) throws(Failure) -> Bool {
+        switch sqlite3_step(statement.handle) {
+        case SQLITE_ROW: return true
+        case SQLITE_DONE: return false
+        default: throw Self.failure(of: connection)
+        }
+    }
+
+    /// Runs a statement; for those that give no rows.
+    package func run(_ sql: StaticString, _ values: SQLValue...) throws(Failure) { try run(sql, values) }
+
+    package func run(_ sql: StaticString, _ values: [SQLValue]) throws(Failure) {
+        let statement = try bound(sql, values)
+        defer { statement.reset() }
+        while try step(statement) {}
+    }
+
+    /// The first row, read by `body`; nil when there is none.
+    @inlinable
+    package func first<Result>(
+        _ sql: StaticString, _ values: SQLValue..., body: (borrowing Row) throws(Failure) -> Result
+    ) throws(Failure) -> Result? {
+        let statement = try bound(sql, values)
+        defer { statement.reset() }
+        return try step(statement) ? try body(Row(statement)) : nil
+    }
+
+    /// All rows, each read by `body`, which must not use the same statement.
+    @inlinable
+    package func all<Result>(
+        _ sql: StaticString, _ values: SQLValue..., body: (borrowing Row) throws(Failure) -> Result
+    ) throws(Failure) -> [Result] {
+        let statement = try bound(sql, values)
+        defer { statement.reset() }
+        var results: [Result] = []
+        while try step(statement) { results.append(try body(Row(statement))) }
+        return results
+    }
+
+    /// Calls `body` with each row as it is read: those that come before an error have been seen.
+    @inlinable
+    package func each(
+        _ sql: StaticString, _ values: SQLValue..., body: (borrowing Row) throws(Failure) -> Void
+    ) throws(Failure) {
+        let statement = try bound(sql, values)
+        defer { statement.reset() }
+        while try step(statement) { try body(Row(statement)) }
+    }
+
+    package func exists(_ sql: StaticString, _ values: SQLValue...) throws(Failure) -> Bool {
+        let statement = try bound(sql, values)
+        defer { statement.reset() }
+        return try step(statement)
+    }
+
+    package var lastInsertedRow: Int64 { sqlite3_last_insert_rowid(connection) }
+    /// How many rows the last statement changed.
+    package var changes: Int { Int(sqlite3_changes(connection)) }
+
+    /// How many steps all statements so far took in SQLite's virtual machine: what they cost, on any machine.
+    package var steps: Int {
+        statements.values.reduce(0) { $0 + Int(sqlite3_stmt_status($1.handle, SQLITE_STMTSTATUS_VM_STEP, 0)) }
+    }
+
+    @inlinable
+    package func transaction<Result>(_ body: () throws(Failure) -> Result) throws(Failure) -> Result {
+        try run("BEGIN IMMEDIATE")
+        do throws(Failure) {
+            let result = try body()
+            try run("COMMIT")
+            return result
+        } catch {
+            rollBack()
+            throw error
+        }
+    }
+
+    /// A failed commit may have rolled back by itself; then this fails, which does not matter.
+    @usableFromInline
+    package func rollBack() { sqlite3_exec(connection, "ROLLBACK", nil, nil, nil) }
+}
+
+/// A prepared statement; only ``SQLiteDatabase`` uses it.
+package final class SQLiteStatement {
+    fileprivate let handle: OpaquePointer
+
+    fileprivate init(handle: OpaquePointer) { self.handle = handle }
+
+    fileprivate func bind(_ values: [SQLValue]) {
+        for (index, value) in values.enumerated() {
+            let position = Int32(index + 1)
+            switch value {
+            case .int(let number): sqlite3_bind_int64(handle, position, number)
+            case .text(let text):
+                sqlite3_bind_text(handle, position, text, Int32(text.utf8.count), cf_sqlite_transient())
+            case .blob(let bytes):
+                if bytes.isEmpty {
+                    sqlite3_bind_zeroblob(handle, position, 0)
+                } else {
+                    sqlite3_bind_blob(handle, position, bytes, Int32(bytes.count), cf_sqlite_transient())
+                }
+            case .null: sqlite3_bind_null(handle, position)
+            }
+        }
+    }
+
+    @usableFromInline
+    package func reset() { sqlite3_reset(handle) }
+}
+
+/// The row that a query stands on. Columns count from 0.
+package struct Row: ~Copyable {
+    private let handle: OpaquePointer
+
+    @usableFromInline
+    package init(_ statement: SQLiteStatement) { handle = statement.handle }
+
+    package var count: Int32 { sqlite3_column_count(handle) }
+
+    /// The column as it is stored.
+    package func value(_ column: Int32) -> SQLValue {
+        switch sqlite3_column_type(handle, column) {
+        case SQLITE_INTEGER: .int(int(column))
+        case SQLITE_TEXT: SQLValue(text(column))
+        case SQLITE_BLOB: SQLValue(blob(column))
+        default: .null
+        }
+    }
+
+    package func isNull(_ column: Int32) -> Bool { sqlite3_column_type(handle, column) == SQLITE_NULL }
+    package func int(_ column: Int32) -> Int64 { sqlite3_column_int64(handle, column) }
+    package func optionalInt(_ column: Int32) -> Int64? { isNull(column) ? nil : int(column) }
+    package func bool(_ column: Int32) -> Bool { int(column) != 0 }
+    package func text(_ column: Int32) -> String? { sqlite3_column_text(handle, column).map { String(cString: $0) } }
+    package func blob(_ column: Int32) -> [UInt8]? {
+        guard !isNull(column) else { return nil }
+        let count = Int(sqlite3_column_bytes(handle, column))
+        guard count > 0, let bytes = sqlite3_column_blob(handle, column) else { return [] }
+        return Array(UnsafeRawBufferPointer(start: bytes, count: count))
+    }
+}
