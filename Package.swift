@@ -36,6 +36,7 @@ let package = Package(
         .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CExpat", pkgConfig: "expat", providers: [.apt(["libexpat1-dev"])]),
+        .systemLibrary(name: "CArchive", pkgConfig: "libarchive", providers: [.apt(["libarchive-dev"])]),
         .target(name: "CShim", cSettings: systemCalls),
         .target(name: "CFuseInit", dependencies: ["CFuse3"], cSettings: systemCalls),
 
@@ -51,6 +52,7 @@ let package = Package(
         room("Stores", ["Threading", "StoreAPI", "Statistics", "StoreHTTP", "CShim"]),
         room("SQLite", ["CSQLite"]),
         room("Catalog", ["Threading", "StoreAPI", "SQLite"]),
+        room("Chunks", ["Threading", "StoreAPI", "StoreHTTP", "SQLite", "CArchive"]),
         room(
             "Caching",
             [
@@ -108,6 +110,9 @@ let package = Package(
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
         tests("CatalogTests", ["Catalog", "SQLite", "StoreAPI", "Threading"]),
         tests("CopyingTests", ["Copying", "Stores", "StoreAPI", "StoreTesting", "Threading"]),
+        tests(
+            "ChunksTests",
+            ["Chunks", "SQLite", "CShim", "Stores", "StoreAPI", "StoreHTTP", "StoreTesting", "Statistics", "Threading"]),
         tests("CachingTests", ["Caching", "Catalog", "StoreAPI", "Statistics", "Threading"]),
         tests(
             "SynchronizerTests",

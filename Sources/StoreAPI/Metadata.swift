@@ -121,3 +121,13 @@ public struct AccountField: Hashable, Sendable {
         self.value = value
     }
 }
+
+extension Attributes {
+    /// These attributes, with those of `other` that are not nil instead.
+    public func merging(_ other: Attributes) -> Attributes {
+        Attributes(
+            mode: other.mode ?? mode, uid: other.uid ?? uid, gid: other.gid ?? gid,
+            accessed: other.accessed ?? accessed, modified: other.modified ?? modified,
+            changed: other.changed ?? changed, device: other.device ?? device, extended: other.extended ?? extended)
+    }
+}

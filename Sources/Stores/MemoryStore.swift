@@ -301,13 +301,3 @@ private func hexadecimal(_ bytes: [UInt8]) -> String {
     let digits = Array("0123456789abcdef")
     return String(bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] })
 }
-
-extension Attributes {
-    /// These attributes, with those of `other` that are not nil instead.
-    func merging(_ other: Attributes) -> Attributes {
-        Attributes(
-            mode: other.mode ?? mode, uid: other.uid ?? uid, gid: other.gid ?? gid,
-            accessed: other.accessed ?? accessed, modified: other.modified ?? modified,
-            changed: other.changed ?? changed, device: other.device ?? device, extended: other.extended ?? extended)
-    }
-}

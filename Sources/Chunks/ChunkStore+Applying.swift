@@ -1,0 +1,254 @@
+import StoreAPI
+import StoreHTTP
+import Threading
+
+/// Changes of one caller, with room for the answers. Written by the one thread that carries them out while the caller
+/// waits.
+final class ChangeRequest: @unchecked Sendable {
+    let changes: [StoreChange]
+    var results: [Result<Metadata?, StoreError>] = []
+
+    init(_ changes: [StoreChange]) { self.changes = changes }
+}
+
+/// A change on its way. Used by one thread.
+final class Job {
+    /// What there is to answer when the chunk is on the store.
+    enum Outcome {
+        case nothing
+        case metadata(Metadata)
+        case node(DraftNode)
+    }
+
+    let change: StoreChange
+    /// The answer. Before ``isSettled`` it is taken back when the changes are done again.
+    var result: Result<Metadata?, StoreError>?
+    var outcome = Outcome.nothing
+    /// What was done with plain objects, which is done once.
+    var wasDoneBelow = false
+    /// The answer also when no chunk can be put: what matters of it is done.
+    var isDoneWithoutChunk = false
+    var isSettled = false
+    /// The body, once it was read.
+    var bytes: [UInt8]?
+
+    init(_ change: StoreChange) { self.change = change }
+
+    func settle(_ error: StoreError) {
+        result = .failure(error)
+        isSettled = true
+    }
+
+    var isWanted: Bool {
+        guard case .put(_, at: _, let options) = change, let isWanted = options.isWanted else { return true }
+        return isWanted()
+    }
+
+    func expectWanted() throws(StoreError) {
+        guard !wasDoneBelow, !isWanted else { return }
+        isSettled = true
+        throw StoreError(.cancelled, "the upload of '\(change.path)' is no longer wanted", path: change.path)
+    }
+}
+
+extension ChunkStore {
+    /// Carries out what callers have asked for, on one of their threads.
+    func perform(_ requests: [ChangeRequest]) {
+        let jobs = requests.flatMap { $0.changes.map { Job($0) } }
+        var position = 0
+        while position < jobs.count {
+            do throws(StoreError) {
+                try refreshIfStale()
+                position = try pack(jobs, from: position)
+            } catch {
+                for job in jobs[position...] where !job.isSettled {
+                    if job.isDoneWithoutChunk, case .metadata(let metadata) = job.outcome {
+                        job.result = .success(metadata)
+                    } else {
+                        job.result = .failure(error)
+                    }
+                }
+                break
+            }
+        }
+        position = 0
+        for request in requests {
+            request.results = jobs[position..<(position + request.changes.count)].map { $0.result! }
+            position += request.changes.count
+        }
+    }
+
+    /// A chunk is not to have so many members that its index would be as large as its contents.
+    private static let mostMembers = 10_000
+
+    /// Carries out as many changes as one chunk takes.
+    ///
+    /// - Returns: The number of the first one that is left.
+    private func pack(_ jobs: [Job], from start: Int) throws(StoreError) -> Int {
+        for _ in 0..<1_000 {
+            let sequence = try map.use { map throws(ChunkMapError) in try map.applied + 1 }
+            var draft = Draft(of: map, sequence: sequence)
+            var end = start
+            while end < jobs.count {
+                let job = jobs[end]
+                if !job.isSettled {
+                    guard draft.touched == 0 || hasRoom(draft, for: job) else { break }
+                    job.result = nil
+                    do throws(StoreError) {
+                        try job.expectWanted()
+                        try carryOut(job, on: &draft)
+                    } catch {
+                        if draft.mustEnd {
+                            guard draft.touched > 0 else { throw error }
+                            break
+                        }
+                        job.result = .failure(error)
+                        // Its time is over when the rest of the store is.
+                        if error.code == .cancelled { job.isSettled = true }
+                    }
+                }
+                end += 1
+            }
+            switch try put(&draft, jobs[start..<end]) {
+            case .done(let chunk):
+                for job in jobs[start..<end] where job.result == nil { finish(job, chunk) }
+                deleteReplaced(draft.replaced)
+                return end
+            case .again: continue
+            }
+        }
+        throw StoreError(.unavailable, "other machines were faster a thousand times")
+    }
+
+    private func hasRoom(_ draft: Draft, for job: Job) -> Bool {
+        guard draft.touched < Self.mostMembers else { return false }
+        guard case .put(let body, at: _, _) = job.change, body.length <= settings.smallFileLimit ?? -1 else {
+            return true
+        }
+        return draft.bytes + body.length <= settings.maxChunkSize
+    }
+
+    private func finish(_ job: Job, _ chunk: ChunkIndex?) {
+        switch job.outcome {
+        case .nothing: job.result = .success(nil)
+        case .metadata(let metadata): job.result = .success(metadata)
+        case .node(let draft):
+            var node = draft.node
+            if let fresh = draft.fresh {
+                node.bytes = PackedBytes(chunk: 0, offset: 0, size: node.size, md5: Digest.md5(fresh))
+            }
+            if let chunk, draft.origin == nil || draft.node.defined == 0 { node.recorded = chunk.created }
+            job.result = .success(node.metadata)
+        }
+        if !job.wasDoneBelow, case .put(let body, at: _, let options) = job.change {
+            options.progress?(
+                body.segments.reduce(0) { sum, segment in
+                    if case .stored = segment { sum } else { sum + segment.length }
+                })
+        }
+    }
+
+    /// Deletes the plain objects that members stand in for, if they are still those. What fails is left to
+    /// ``collectGarbage()``: the members hide it.
+    private func deleteReplaced(_ replaced: [StorePath: Version]) {
+        let gone = replaced.filter { path, version in
+            let found = try? base.metadata(of: path)
+            return found?.version == version
+        }
+        guard !gone.isEmpty else { return }
+        let paths = Array(gone.keys)
+        for (path, error) in zip(paths, base.delete(paths)) where error == nil { plain.note(nil, at: path) }
+    }
+
+    // MARK: The chunk
+
+    private enum Turn {
+        case done(ChunkIndex?)
+        /// Another machine was faster, or somebody does not want a change any more.
+        case again
+    }
+
+    /// Puts a chunk of what is different by the draft, and takes it into the map.
+    private func put(_ draft: inout Draft, _ jobs: ArraySlice<Job>) throws(StoreError) -> Turn {
+        let planned = try draft.members()
+        guard !planned.isEmpty else { return .done(nil) }
+        let volume = try volume()
+        var index = ChunkIndex(
+            volume: volume, sequence: draft.sequence, nonce: VolumeFormat.newName(), created: clock.calendar)
+        index.members = planned.map(\.member)
+        for number in planned.indices {
+            if let fresh = planned[number].node?.fresh, index.members[number].kind == .file {
+                index.members[number].md5 = Digest.md5(fresh)
+            }
+        }
+        let chunk: ChunkFile
+        do throws(StoreError) {
+            chunk = try ChunkFile(index, in: settings.folder) { number throws(StoreError) in
+                let node = planned[number].node!
+                if let fresh = node.fresh { return fresh }
+                return try contents(of: node.node, at: node.origin ?? index.members[number].path).1
+            }
+        } catch {
+            // What was to be packed anew is not there any more: others have changed it.
+            if error.code == .preconditionFailed { return .again }
+            throw error
+        }
+        for job in jobs where job.result == nil && !job.wasDoneBelow && !job.isWanted { return .again }
+        guard try put(chunk) else {
+            state.withLock { $0.refreshed = nil }
+            try refresh()
+            return .again
+        }
+        try take(ChunkHead(of: chunk))
+        return .done(chunk.index)
+    }
+
+    /// - Returns: Whether the chunk is on the store; false when another one has its number.
+    private func put(_ chunk: ChunkFile) throws(StoreError) -> Bool {
+        let (sequence, volume) = (chunk.index.sequence, chunk.index.volume)
+        let path = ChunkPaths.chunk(sequence, volume: volume)
+        let begun = clock.monotonic
+        var failure: StoreError?
+        for _ in 0..<3 {
+            do throws(StoreError) {
+                let isConditional = base.capabilities.contains(.conditionalCreate)
+                if !isConditional, try stored(path) != nil { return false }
+                _ = try base.put(
+                    chunk.body, at: path, PutOptions(condition: isConditional ? .ifAbsent : .always))
+                // Nobody has made this one, and so none after it.
+                state.withLock { $0.refreshed = begun }
+                return true
+            } catch {
+                guard error.code == .preconditionFailed || error.isTransient else { throw error }
+                failure = error
+                if error.code == .noLocalSpace { break }
+            }
+            // The store may have taken it all the same.
+            do throws(StoreError) {
+                if let found = try stored(path) { return found == chunk.index.nonce }
+            } catch {
+                failure = error
+                break
+            }
+        }
+        // Whatever becomes of it: the next one looks first.
+        state.withLock { $0.refreshed = nil }
+        throw failure!
+    }
+
+    /// The nonce of the chunk at a path; nil when there is none.
+    private func stored(_ path: StorePath) throws(StoreError) -> String? {
+        do throws(StoreError) { return try ChunkHead.read(path, of: base).index.nonce } catch {
+            if error.code == .notFound { return nil }
+            throw error
+        }
+    }
+}
+
+extension ChunkHead {
+    init(of chunk: ChunkFile) {
+        index = chunk.index
+        size = chunk.size
+        membersOffset = chunk.membersOffset
+    }
+}

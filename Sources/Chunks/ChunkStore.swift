@@ -1,0 +1,510 @@
+import Glibc
+package import StoreAPI
+import StoreHTTP
+package import Threading
+
+/// How a store packs small files.
+package struct ChunkSettings: Sendable {
+    /// Files up to so many bytes are packed. nil: nothing new is; what is in chunks stays there.
+    package var smallFileLimit: Int64?
+    /// Bytes of all files of one chunk together.
+    package var maxChunkSize: Int64
+    /// How long is believed what was found on the store.
+    package var trust: Duration
+    /// How long chunks stay that nobody needs any more.
+    package var grace: Duration
+    /// The file of the chunk map.
+    package var mapPath: String
+    /// A folder for files without names: a chunk in the making, and chunks that are kept for reading.
+    package var folder: String
+    /// Bytes of chunks that are kept for reading.
+    package var readRoom: Int64
+
+    package init(
+        smallFileLimit: Int64?, maxChunkSize: Int64 = 8_000_000, trust: Duration = .seconds(120),
+        grace: Duration = .seconds(3600), mapPath: String, folder: String, readRoom: Int64? = nil
+    ) {
+        self.smallFileLimit = smallFileLimit
+        self.maxChunkSize = maxChunkSize
+        self.trust = trust
+        self.grace = grace
+        self.mapPath = mapPath
+        self.folder = folder
+        self.readRoom = readRoom ?? 8 * maxChunkSize
+    }
+}
+
+/// A store that packs small files into tar archives on another one, and shows what is in them together with the plain
+/// objects beside them.
+///
+/// The store itself decides which machine's chunk comes next: a chunk's number is taken by conditional creation. Who
+/// loses reads the winner's chunk and does its changes again on that. docs/chunk-format.md says what lies on the store.
+///
+/// Changes are carried out on a ``Draft``; what becomes different by them is packed and put, and only then taken into
+/// the map, as a chunk of another machine is. So there is nothing to take back when the store refuses it, and nobody sees
+/// what is not on the store. Callers that come while a chunk is on its way share the next one.
+///
+/// No lock is held while the store is asked.
+package final class ChunkStore: Store {
+    struct State {
+        /// The format file was compared with the map.
+        var isVerified = false
+        var refreshed: MonotonicTime?
+        var isShutDown = false
+    }
+
+    let base: any Store
+    let settings: ChunkSettings
+    let clock: any Clock
+    let map: MapHolder
+    let plain: BaseListings
+    let reader: ChunkReader
+    let state = Lock(State())
+    private let requests = Gathering<ChangeRequest, Void>()
+    private let refreshes = Gathering<Void, StoreError?>()
+
+    /// - Throws: ``StoreError``: `.internal`, `.noLocalSpace` when the chunk map cannot be used.
+    package init(_ base: any Store, _ settings: ChunkSettings, clock: any Clock = SystemClock()) throws(StoreError) {
+        self.base = base
+        self.settings = settings
+        self.clock = clock
+        map = try MapHolder(path: settings.mapPath)
+        plain = BaseListings(of: base, trust: settings.trust, clock: clock)
+        reader = ChunkReader(of: base, folder: settings.folder, room: settings.readRoom)
+    }
+
+    package var capabilities: StoreCapabilities {
+        let own = base.capabilities
+        var capabilities = own.subtracting(.realDirectories)
+        // Of two machines that replace a version one may not win by the store's own condition alone.
+        if !own.contains(.conditionalCreate) { capabilities.features.subtract(.conditionalReplace) }
+        guard let limit = settings.smallFileLimit else { return capabilities }
+        capabilities.features.insert(.emptyDirectories)
+        capabilities.batch = ChangeBatch(changes: 4_000, bytes: settings.maxChunkSize, largestBody: limit)
+        capabilities.deleteBatch = max(own.deleteBatch, 4_000)
+        return capabilities
+    }
+
+    package func connect() throws(StoreError) {
+        try base.connect()
+        state.withLock { $0.refreshed = nil }
+        try refresh()
+    }
+
+    package func metadata(of path: StorePath) throws(StoreError) -> Metadata {
+        try refreshIfStale()
+        try expectLegal(path)
+        if path.isRoot { return try base.metadata(of: path) }
+        let packed = try map.use { map throws(ChunkMapError) in try map.node(at: path) }
+        guard let found = Overlay(packed: packed, plain: try plain.metadata(of: path)).metadata else {
+            throw Self.notFound(path)
+        }
+        return found
+    }
+
+    package func read(_ path: StorePath, _ request: ReadRequest, into sink: any ReadSink) throws(StoreError) -> Metadata
+    {
+        try expectOpen()
+        try expectLegal(path)
+        var packed = try map.use { map throws(ChunkMapError) in try map.node(at: path) }
+        if request.version == nil || packed?.version != request.version {
+            try refreshIfStale()
+            packed = try map.use { map throws(ChunkMapError) in try map.node(at: path) }
+            let object = try plain.metadata(of: path)
+            switch Overlay(packed: packed, plain: object) {
+            case .nothing: throw Self.notFound(path)
+            case .plain: return try base.read(path, request, into: sink)
+            case .packed: break
+            }
+        }
+        guard let packed, packed.kind != .directory else {
+            throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
+        }
+        guard request.version == nil || request.version == packed.version else {
+            throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(request.version!)", path: path)
+        }
+        let (node, bytes) = try contents(of: packed, at: path)
+        let range = (request.range ?? 0..<Int64.max).clamped(to: 0..<Int64(bytes.count))
+        if !range.isEmpty {
+            try bytes.withUnsafeBufferPointer { bytes throws(StoreError) in
+                let piece = bytes[Int(range.lowerBound)..<Int(range.upperBound)]
+                try sink.write(UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: piece)), at: range.lowerBound)
+            }
+        }
+        return node.metadata
+    }
+
+    package func put(_ body: UploadBody, at path: StorePath, _ options: PutOptions) throws(StoreError) -> Metadata {
+        try applyOne(.put(body, at: path, options))!
+    }
+
+    package func setAttributes(_ attributes: Attributes, at path: StorePath, ifVersion version: Version?)
+        throws(StoreError) -> Metadata
+    {
+        try applyOne(.setAttributes(attributes, at: path, ifVersion: version))!
+    }
+
+    package func createDirectory(at path: StorePath, _ attributes: Attributes) throws(StoreError) {
+        _ = try applyOne(.createDirectory(path, attributes))
+    }
+
+    package func delete(_ paths: [StorePath]) -> [StoreError?] {
+        apply(paths.map { .delete($0) }).map { result -> StoreError? in
+            if case .failure(let error) = result { error } else { nil }
+        }
+    }
+
+    package func move(_ source: StorePath, to destination: StorePath) throws(StoreError) {
+        _ = try applyOne(.move(source, to: destination))
+    }
+
+    package func copy(_ source: StorePath, to destination: StorePath, _ options: CopyOptions) throws(StoreError)
+        -> Metadata
+    {
+        try applyOne(.copy(source, to: destination, options))!
+    }
+
+    package func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] {
+        guard !changes.isEmpty else { return [] }
+        let request = ChangeRequest(changes)
+        requests.perform(request) { [self] requests in perform(requests) }
+        return request.results
+    }
+
+    private func applyOne(_ change: StoreChange) throws(StoreError) -> Metadata? { try apply([change])[0].get() }
+
+    package func spaceUsage() throws(StoreError) -> SpaceUsage {
+        try expectOpen()
+        return try base.spaceUsage()
+    }
+
+    package func accountInformation() throws(StoreError) -> [AccountField] {
+        try expectOpen()
+        return try base.accountInformation()
+    }
+
+    package func tune(_ tuning: StoreTuning) { base.tune(tuning) }
+
+    package func reconnect() { base.reconnect() }
+
+    package func shutdown() {
+        state.withLock { $0.isShutDown = true }
+        reader.shutdown()
+        base.shutdown()
+    }
+}
+
+/// What is seen at a path where chunks and the store both may have something.
+///
+/// A plain object wins over a member, unless it is the version that the member was packed to stand in for and which is
+/// about to be deleted. Two directories are one.
+enum Overlay {
+    case nothing
+    case packed(PackedNode)
+    case plain(Metadata)
+
+    init(packed: PackedNode?, plain: Metadata?) {
+        switch (packed, plain) {
+        case (nil, nil): self = .nothing
+        case (let packed?, nil): self = .packed(packed)
+        case (nil, let plain?): self = .plain(plain)
+        case (var packed?, let plain?):
+            if packed.kind == .directory, plain.kind == .directory {
+                if packed.attributes == Attributes() { packed.attributes = plain.attributes ?? Attributes() }
+                self = .packed(packed)
+            } else if packed.replaces != nil, packed.replaces == plain.version {
+                self = .packed(packed)
+            } else {
+                self = .plain(plain)
+            }
+        }
+    }
+
+    var metadata: Metadata? {
+        switch self {
+        case .nothing: nil
+        case .packed(let node): node.metadata
+        case .plain(let metadata): metadata
+        }
+    }
+}
+
+// MARK: - Listing
+
+extension ChunkStore {
+    private static let pageSize = 1_000
+
+    /// First comes what the store itself lists, then what is in chunks only. A cursor tells which of the two it goes on
+    /// with, the names that were shown and are in chunks too, and where.
+    package func list(_ directory: StorePath, after cursor: ListCursor?) throws(StoreError) -> ListPage {
+        if cursor == nil { try refreshIfStale() } else { try expectOpen() }
+        try expectLegal(directory)
+        var place = try ListPlace(cursor)
+        let packed = try map.use { map throws(ChunkMapError) in try map.node(at: directory) }
+        var page = ListPage(entries: [])
+        if !place.isInMap {
+            let object = directory.isRoot ? nil : try plain.entry(at: directory)
+            if case .packed(let node) = Overlay(packed: packed, plain: object), node.kind != .directory {
+                throw StoreError(.notADirectory, "'\(directory)' is not a directory", path: directory)
+            }
+            if let object, object.kind != .directory {
+                throw StoreError(.notADirectory, "'\(directory)' is not a directory", path: directory)
+            }
+            if directory.isRoot || object != nil,
+                let own = try plain.page(of: directory, after: place.position.map { ListCursor($0) })
+            {
+                page.refusedNames = own.refusedNames
+                try map.use { map throws(ChunkMapError) in
+                    let id = try map.id(of: directory)
+                    for entry in own.entries {
+                        let member = try id.flatMap { id throws(ChunkMapError) in try map.node(entry.name, in: id) }
+                        if member != nil { place.shown.insert(entry.name) }
+                        let seen = Overlay(packed: member, plain: entry.metadata).metadata!
+                        page.entries.append(ListEntry(name: entry.name, metadata: seen))
+                    }
+                }
+                if let next = own.next {
+                    place.position = next.text
+                    page.next = place.cursor
+                    return page
+                }
+            }
+            place.isInMap = true
+            place.position = nil
+            // What is left of the page.
+            guard page.entries.count < Self.pageSize else {
+                page.next = place.cursor
+                return page
+            }
+        }
+        let children = try map.use { map throws(ChunkMapError) in
+            guard let id = try map.id(of: directory) else { return [(name: FileName, node: PackedNode)]() }
+            return try map.children(of: id, after: place.name, limit: Self.pageSize)
+        }
+        for child in children where !place.shown.contains(child.name) {
+            page.entries.append(ListEntry(name: child.name, metadata: child.node.metadata))
+        }
+        if children.count == Self.pageSize {
+            place.position = hexadecimal(children.last!.name.bytes)
+            page.next = place.cursor
+        }
+        return page
+    }
+}
+
+/// Where a listing goes on.
+private struct ListPlace {
+    var isInMap = false
+    var shown: Set<FileName> = []
+    /// The store's own cursor, or the last name of the map in hexadecimal digits.
+    var position: String?
+
+    init(_ cursor: ListCursor?) throws(StoreError) {
+        guard let cursor else { return }
+        let parts = cursor.text.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
+        guard parts.count == 3, parts[0] == "map" || parts[0] == "store" else {
+            throw StoreError(.invalidArgument, "'\(cursor.text)' is no cursor of this store")
+        }
+        isInMap = parts[0] == "map"
+        shown = Set(parts[1].split(separator: ",").compactMap { FileName(Self.bytes($0)) })
+        position = parts[2].isEmpty ? nil : String(parts[2])
+    }
+
+    var cursor: ListCursor {
+        let names = shown.map { hexadecimal($0.bytes) }.joined(separator: ",")
+        return ListCursor("\(isInMap ? "map" : "store"):\(names):\(position ?? "")")
+    }
+
+    var name: [UInt8]? { isInMap ? position.map { Self.bytes($0[...]) } : nil }
+
+    private static func bytes(_ digits: Substring) -> [UInt8] {
+        let digits = Array(digits.utf8)
+        return stride(from: 0, to: digits.count - 1, by: 2).map { position in
+            UInt8(String(decoding: digits[position...(position + 1)], as: UTF8.self), radix: 16) ?? 0
+        }
+    }
+}
+
+// MARK: - Helpers
+
+extension ChunkStore {
+    static func notFound(_ path: StorePath) -> StoreError {
+        StoreError(.notFound, "there is no '\(path)' in the store", path: path)
+    }
+
+    func expectOpen() throws(StoreError) {
+        if state.withLock({ $0.isShutDown }) { throw StoreError(.cancelled, "the store is shut down") }
+    }
+
+    /// What is CloudFusion's own is not shown, and what could not be on the store is refused.
+    func expectLegal(_ path: StorePath) throws(StoreError) {
+        if path.isInside(ChunkPaths.control) { throw Self.notFound(path) }
+    }
+
+    /// All bytes of a packed file, from where they lie now.
+    func contents(of node: PackedNode, at path: StorePath) throws(StoreError) -> (PackedNode, [UInt8]) {
+        if let target = node.target { return (node, target) }
+        var node = node
+        for isLast in [false, true] {
+            guard let bytes = node.bytes else { return (node, []) }
+            let (chunk, volume) = try map.use { map throws(ChunkMapError) in
+                (try map.chunk(bytes.chunk), try map.volume)
+            }
+            do throws(StoreError) {
+                guard let chunk, let volume else {
+                    throw StoreError(.notFound, "chunk \(bytes.chunk) is gone", path: path)
+                }
+                let map = map
+                let found = try reader.read(bytes, in: chunk, of: volume) {
+                    try? map.use { map throws(ChunkMapError) in try map.chunk(after: chunk.sequence) }
+                }
+                return (node, found)
+            } catch {
+                guard error.code == .notFound, !isLast else {
+                    guard error.code == .notFound else { throw error }
+                    throw StoreError(
+                        .corrupted, "the bytes of '\(path)' are in chunk \(bytes.chunk), which is gone", path: path)
+                }
+                // Another machine has packed it anew, and deleted the chunk since.
+                state.withLock { $0.refreshed = nil }
+                try refresh()
+                guard let now = try map.use({ map throws(ChunkMapError) in try map.node(at: path) }),
+                    now.version == node.version
+                else { throw StoreError(.preconditionFailed, "'\(path)' is no longer what it was", path: path) }
+                node = now
+            }
+        }
+        throw Self.notFound(path)
+    }
+}
+
+// MARK: - What others do
+
+extension ChunkStore {
+    func refreshIfStale() throws(StoreError) {
+        try expectOpen()
+        let (refreshed, now) = (state.withLock { $0.refreshed }, clock.monotonic)
+        if let refreshed, now - refreshed < settings.trust { return }
+        try refresh()
+    }
+
+    /// Takes in all chunks that others have made.
+    func refresh() throws(StoreError) {
+        let failure = refreshes.perform(()) { [self] _ -> StoreError? in
+            do throws(StoreError) {
+                try takeNews()
+                return nil
+            } catch { return error }
+        }
+        if let failure { throw failure }
+    }
+
+    private func takeNews() throws(StoreError) {
+        try expectOpen()
+        let begun = clock.monotonic
+        let (isVerified, last) = state.withLock { ($0.isVerified, $0.refreshed) }
+        if !isVerified {
+            let found = try storedVolume()
+            try map.use { map throws(ChunkMapError) in
+                if try map.volume != found { try map.begin(volume: found) }
+            }
+            // Where there is no format yet, somebody may be about to make it.
+            state.withLock { $0.isVerified = found != nil }
+        }
+        if let volume = try map.use({ map throws(ChunkMapError) in try map.volume }) {
+            if last == nil || begun - last! > settings.grace { try rebuildIfGap(volume) }
+            while try takeNext(volume) {}
+        }
+        state.withLock { $0.refreshed = begun }
+    }
+
+    /// - Returns: Whether there was another chunk.
+    private func takeNext(_ volume: String) throws(StoreError) -> Bool {
+        let next = try map.use { map throws(ChunkMapError) in try map.applied + 1 }
+        let head: ChunkHead
+        do throws(StoreError) { head = try readHead(next, of: volume) } catch {
+            if error.code == .notFound { return false }
+            throw error
+        }
+        try take(head)
+        return true
+    }
+
+    func readHead(_ sequence: Int64, of volume: String) throws(StoreError) -> ChunkHead {
+        let head = try ChunkHead.read(ChunkPaths.chunk(sequence, volume: volume), of: base)
+        guard head.index.sequence == sequence, head.index.volume == volume else {
+            throw ChunkIndex.nonsense("chunk \(sequence) says that it is \(head.index.sequence)")
+        }
+        return head
+    }
+
+    /// Takes a chunk into the map, unless that was done meanwhile.
+    func take(_ head: ChunkHead) throws(StoreError) {
+        try map.use { map throws(ChunkMapError) in
+            guard try map.applied + 1 == head.index.sequence else { return }
+            try map.apply(head)
+        }
+    }
+
+    /// The chunks that are on the store, by number.
+    func storedChunks(of volume: String) throws(StoreError) -> [Int64] {
+        var found: [Int64] = []
+        do throws(StoreError) {
+            try base.forEachPage(of: ChunkPaths.chunks) { (page: ListPage) throws(StoreError) in
+                found += page.entries.compactMap { ChunkPaths.sequence(ofChunk: $0.name, volume: volume) }
+            }
+        } catch {
+            guard error.code == .notFound else { throw error }
+        }
+        return found.sorted()
+    }
+
+    /// Makes the map anew where chunks between it and the newest one are gone.
+    private func rebuildIfGap(_ volume: String) throws(StoreError) {
+        let applied = try map.use { map throws(ChunkMapError) in try map.applied }
+        let later = try storedChunks(of: volume).filter { $0 > applied }
+        guard let first = later.first, first != applied + 1 else { return }
+        let sequences = try storedChunks(of: volume)
+        try map.replace { path throws(StoreError) in
+            let new = try MapHolder(path: path)
+            try new.use { map throws(ChunkMapError) in try map.begin(volume: volume) }
+            for sequence in sequences {
+                let head = try readHead(sequence, of: volume)
+                try new.use { map throws(ChunkMapError) in try map.apply(head) }
+            }
+        }
+    }
+
+    // MARK: The format
+
+    /// The volume on the store; nil where nothing was packed yet.
+    private func storedVolume() throws(StoreError) -> String? {
+        let sink = MemorySink()
+        do throws(StoreError) { _ = try base.read(ChunkPaths.format, ReadRequest(range: 0..<4096), into: sink) } catch {
+            if error.code == .notFound { return nil }
+            throw error
+        }
+        return try VolumeFormat(sink.bytes).volume
+    }
+
+    /// The volume, which is made where nothing was packed yet.
+    func volume() throws(StoreError) -> String {
+        if let volume = try map.use({ map throws(ChunkMapError) in try map.volume }) { return volume }
+        let made = VolumeFormat(volume: VolumeFormat.newName())
+        do throws(StoreError) {
+            let condition: WriteCondition = base.capabilities.contains(.conditionalCreate) ? .ifAbsent : .always
+            _ = try base.put(UploadBody(made.bytes), at: ChunkPaths.format, PutOptions(condition: condition))
+        } catch {
+            // Made by somebody else, or by us without the answer coming back.
+            guard error.code == .preconditionFailed || error.isTransient else { throw error }
+        }
+        guard let volume = try storedVolume() else {
+            throw StoreError(.unavailable, "'\(ChunkPaths.format)' was written and is not there")
+        }
+        try map.use { map throws(ChunkMapError) in
+            if try map.volume == nil { try map.begin(volume: volume) }
+        }
+        state.withLock { $0.isVerified = true }
+        return volume
+    }
+}

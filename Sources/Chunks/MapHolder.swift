@@ -1,0 +1,57 @@
+import Glibc
+import SQLite
+import StoreAPI
+import Threading
+
+/// The chunk map behind a lock that is a leaf: no store is asked under it.
+final class MapHolder: Sendable {
+    private let path: String
+    private let map: Lock<ChunkMap?>
+
+    /// Opens the map at `path`, or makes it; see ``ChunkMap``.
+    init(path: String) throws(StoreError) {
+        self.path = path
+        if access(path + Self.suspect, F_OK) == 0 { Self.remove(path) }
+        do throws(ChunkMapError) { map = Lock(try ChunkMap(path: path)) } catch { throw error.storeError }
+    }
+
+    /// A file beside the map that says that it has failed: the next mount makes a new one, of the chunks.
+    private static let suspect = "-suspect"
+
+    private static func remove(_ path: String) {
+        for suffix in ["", "-wal", "-shm", suspect] { unlink(path + suffix) }
+    }
+
+    /// Runs `body` with the map, alone.
+    func use<Result>(_ body: (ChunkMap) throws(ChunkMapError) -> Result) throws(StoreError) -> Result {
+        do throws(ChunkMapError) {
+            return try map.withLock { map throws(ChunkMapError) in
+                guard let map else { throw ChunkMapError(SQLiteFault(kind: .failed, text: "it is closed")) }
+                return try body(map)
+            }
+        } catch {
+            if error.fault.kind == .corrupt {
+                let file = open(path + Self.suspect, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+                if file >= 0 { Glibc.close(file) }
+            }
+            throw error.storeError
+        }
+    }
+
+    /// Has `fill` make a map of its own beside this one, which then takes its place at once.
+    func replace(_ fill: (_ path: String) throws(StoreError) -> Void) throws(StoreError) {
+        let new = path + ".new"
+        Self.remove(new)
+        defer { Self.remove(new) }
+        try fill(new)
+        try map.withLock { map throws(StoreError) in
+            map = nil
+            Self.remove(path)
+            guard rename(new, path) == 0 else {
+                throw StoreError(
+                    .internal, "the new chunk map cannot take its place: \(String(cString: strerror(errno)))")
+            }
+            do throws(ChunkMapError) { map = try ChunkMap(path: path) } catch { throw error.storeError }
+        }
+    }
+}

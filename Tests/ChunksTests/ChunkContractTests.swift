@@ -1,0 +1,23 @@
+import StoreAPI
+import StoreTesting
+import Testing
+
+@Suite("The contract of stores, where small files are packed")
+struct ChunkContractTests {
+    @Test("holds", arguments: StoreFixture.all, StoreContract.clauses)
+    func contract(fixture: StoreFixture, clause: StoreClause) throws {
+        _ = try fixture.run(clause)
+    }
+
+    @Test("a store can do what is written down for its kind, no more and no less", arguments: StoreFixture.all)
+    func features(fixture: StoreFixture) throws {
+        let found = try fixture.withStore { $0.capabilities.features }
+        #expect(found.names == fixture.features.names)
+    }
+
+    @Test("deviations are from clauses that exist", arguments: StoreFixture.all)
+    func deviations(fixture: StoreFixture) {
+        let unknown = Set(fixture.deviations.keys).subtracting(StoreContract.clauses.map(\.name))
+        #expect(unknown.isEmpty)
+    }
+}

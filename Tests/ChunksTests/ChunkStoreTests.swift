@@ -1,0 +1,462 @@
+import Glibc
+import StoreAPI
+import StoreTesting
+import Testing
+import Threading
+
+@testable import Chunks
+@testable import Stores
+
+@Suite("Small files in chunks")
+struct ChunkStoreTests {
+    /// A store in memory with faults, and machines that pack on it, each with a folder of its own.
+    final class Rig {
+        let memory: MemoryStore
+        let faulty: FaultyStore
+        let clock = ManualClock()
+        private(set) var folders: [TemporaryFolder] = []
+
+        init(hasRealDirectories: Bool = false) {
+            memory = MemoryStore(hasRealDirectories: hasRealDirectories)
+            faulty = FaultyStore(memory)
+        }
+
+        func machine(
+            limit: Int64? = 100_000, maxChunkSize: Int64 = 1_000_000, trust: Duration = .zero,
+            grace: Duration = .seconds(3600), in folder: TemporaryFolder? = nil
+        ) throws -> ChunkStore {
+            let folder = try folder ?? TemporaryFolder()
+            folders.append(folder)
+            let store = try makeChunkStore(
+                on: faulty, limit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace, folder: folder,
+                clock: clock)
+            try store.connect()
+            return store
+        }
+
+        var chunks: [String] {
+            get throws { try memory.exists(ChunkPaths.chunks) ? memory.names(in: ChunkPaths.chunks) : [] }
+        }
+
+        func head(_ number: Int) throws -> ChunkHead {
+            try ChunkHead.read(ChunkPaths.chunks / chunks[number], of: memory)
+        }
+    }
+
+    static func path(_ text: String) -> StorePath { StorePath(text)! }
+
+    /// Kind, bytes and attributes of everything below a directory.
+    static func tree(_ store: any Store, _ directory: StorePath = .root) throws -> [StorePath: [String]] {
+        var all: [StorePath: [String]] = [:]
+        for entry in try store.entries(of: directory) {
+            let path = directory.appending(entry.name)
+            let metadata = try store.metadata(of: path)
+            #expect(metadata == entry.metadata, "\(path)")
+            if metadata.kind == .directory {
+                all[path] = ["directory", "\(metadata.attributes?.mode ?? 0)"]
+                all.merge(try tree(store, path)) { $1 }
+            } else {
+                let bytes = try store.contents(of: path, version: metadata.version)
+                all[path] = ["\(metadata.kind)", "\(bytes)", "\(metadata.attributes?.mode ?? 0)"]
+            }
+        }
+        return all
+    }
+
+    static func succeed(_ results: [Result<Metadata?, StoreError>]) throws {
+        for result in results { _ = try result.get() }
+    }
+
+    @Test("an empty store stays empty until something is packed")
+    func emptyStore() throws {
+        let rig = Rig()
+        let store = try rig.machine()
+        #expect(try store.names(in: .root) == [])
+        _ = try? store.metadata(of: Self.path("nothing"))
+        try store.delete(Self.path("nothing"))
+        #expect(try rig.memory.names(in: .root) == [])
+        try store.write([1], at: Self.path("a/b"))
+        #expect(try rig.memory.names(in: .root) == [".cloudfusion"])
+        #expect(try rig.memory.names(in: ChunkPaths.control) == ["chunks", "format"])
+        let format = try VolumeFormat(rig.memory.contents(of: ChunkPaths.format))
+        #expect(try rig.chunks == ["00000000000000000001-\(format.volume).tar"])
+        #expect(try store.names(in: .root) == ["a"])
+        #expect(throws: StoreError.self) { try store.metadata(of: ChunkPaths.format) }
+        #expect(throws: StoreError.self) { try store.write([1], at: ChunkPaths.format) }
+    }
+
+    @Test("1,500 files of many directories take one chunk, and no request for each directory")
+    func batch() throws {
+        let rig = Rig()
+        let store = try rig.machine(maxChunkSize: 100_000_000, trust: .seconds(120))
+        let changes = (0..<1_500).map { number in
+            StoreChange.put(
+                UploadBody(pattern(1_000, seed: UInt64(number))), at: Self.path("d \(number % 200)/file \(number)"),
+                PutOptions(attributes: Attributes(mode: 0o640, modified: Timestamp(nanoseconds: Int64(number)))))
+        }
+        let before = FaultyStore.Operation.allCases.reduce(0) { $0 + rig.faulty.calls($1) }
+        try Self.succeed(store.apply(changes))
+        #expect(try rig.chunks.count == 1)
+        // The root's listing, the format in three steps, and the chunk.
+        #expect(FaultyStore.Operation.allCases.reduce(0) { $0 + rig.faulty.calls($1) } - before <= 6)
+        let other = try rig.machine(trust: .seconds(120))
+        let reads = rig.faulty.calls(.read)
+        let lists = rig.faulty.calls(.list)
+        for number in 0..<200 { #expect(try other.entries(of: Self.path("d \(number)")).count >= 7) }
+        for number in 0..<1_500 {
+            let found = try other.contents(of: Self.path("d \(number % 200)/file \(number)"))
+            #expect(found == pattern(1_000, seed: UInt64(number)))
+        }
+        #expect(rig.faulty.calls(.read) - reads == 2)
+        #expect(rig.faulty.calls(.list) - lists <= 1)
+    }
+
+    @Test("a batch is one after the other: later changes find what earlier ones did, and each fails for itself")
+    func order() throws {
+        let rig = Rig()
+        let store = try rig.machine()
+        let (a, b) = (Self.path("a"), Self.path("b"))
+        let results = store.apply([
+            .put(UploadBody([1]), at: a, PutOptions()),
+            .put(UploadBody([2]), at: a, PutOptions(condition: .ifAbsent)),
+            .put(UploadBody([3]), at: a, PutOptions()),
+            .move(a, to: b), .delete(a), .move(a, to: b),
+            .copy(b, to: a, CopyOptions(attributes: Attributes(mode: 0o600))),
+            .delete(Self.path("nothing")), .createDirectory(b, Attributes()),
+        ])
+        func code(_ result: Result<Metadata?, StoreError>) -> StoreError.Code? {
+            if case .failure(let error) = result { error.code } else { nil }
+        }
+        #expect(
+            results.map(code) == [
+                nil, .preconditionFailed, nil, nil, nil, .notFound, nil, nil, .notADirectory,
+            ])
+        #expect(try rig.chunks.count == 1)
+        #expect(try Self.tree(store) == [a: ["file", "[3]", "384"], b: ["file", "[3]", "0"]])
+        #expect(try results[2].get()?.version == store.metadata(of: b).version)
+        #expect(try results[6].get() == store.metadata(of: a))
+        #expect(try Self.tree(rig.machine()) == Self.tree(store))
+    }
+
+    @Test("what is not different in the end is not packed")
+    func noEffect() throws {
+        let rig = Rig()
+        let store = try rig.machine()
+        try store.write([1], at: Self.path("d/a"), PutOptions(attributes: Attributes(mode: 0o600)))
+        let (a, b) = (Self.path("d/a"), Self.path("d/b"))
+        try Self.succeed(
+            store.apply([
+                .move(a, to: b), .move(b, to: a), .put(UploadBody([2]), at: b, PutOptions()), .delete(b),
+                .createDirectory(Self.path("e"), Attributes()), .delete(Self.path("e")),
+                .setAttributes(Attributes(mode: 0o600), at: a, ifVersion: nil),
+                .createDirectory(Self.path("d"), Attributes()),
+            ]))
+        #expect(try rig.chunks.count == 1)
+    }
+
+    @Test("renames and copies move no bytes, also of a directory, in circles and chains")
+    func renames() throws {
+        let rig = Rig()
+        let store = try rig.machine()
+        for name in ["a", "b", "c"] {
+            try store.write(pattern(50_000, seed: UInt64(name.utf8.first!)), at: Self.path("d/\(name)"))
+        }
+        let versions = try store.entries(of: Self.path("d")).map(\.metadata.version)
+        try store.move(Self.path("d"), to: Self.path("new/e"))
+        #expect(try rig.head(3).size < 10_000)
+        #expect(try rig.head(3).index.members.map(\.kind) == [.link, .link, .link, .directory, .directory, .whiteout])
+        #expect(try store.names(in: .root) == ["new"])
+        #expect(try store.entries(of: Self.path("new/e")).map(\.metadata.version) == versions)
+        // A chain: each name takes the file of the one before it.
+        let (a, b, c, e) = (Self.path("new/e/a"), Self.path("new/e/b"), Self.path("new/e/c"), Self.path("new/e/d"))
+        try Self.succeed(store.apply([.move(c, to: e), .move(b, to: c), .move(a, to: b)]))
+        #expect(try rig.head(4).index.members.map(\.kind) == [.link, .link, .link, .whiteout])
+        #expect(try rig.head(4).index.members.map(\.path) == [e, c, b, a])
+        // A circle: one of the two is packed anew.
+        try Self.succeed(store.apply([.move(b, to: a), .move(c, to: b), .move(a, to: c)]))
+        #expect(try rig.head(5).index.members.map(\.kind) == [.link, .file])
+        for machine in [store, try rig.machine()] {
+            #expect(try machine.contents(of: c) == pattern(50_000, seed: UInt64(UInt8(ascii: "a"))))
+            #expect(try machine.contents(of: b) == pattern(50_000, seed: UInt64(UInt8(ascii: "b"))))
+            #expect(try machine.contents(of: e) == pattern(50_000, seed: UInt64(UInt8(ascii: "c"))))
+            #expect(try machine.names(in: Self.path("new/e")) == ["b", "c", "d"])
+        }
+    }
+
+    @Test("a directory that becomes a file, and the reverse, take one chunk more")
+    func kinds() throws {
+        let rig = Rig()
+        let store = try rig.machine()
+        let a = Self.path("a")
+        try store.write([1], at: a)
+        try Self.succeed(
+            store.apply([
+                .delete(a), .put(UploadBody([2]), at: a / "b", PutOptions()), .delete(a / "b"), .delete(a),
+                .put(UploadBody([3]), at: a, PutOptions()),
+            ]))
+        #expect(try rig.chunks.count == 3)
+        #expect(try Self.tree(store) == [a: ["file", "[3]", "0"]])
+        #expect(try Self.tree(rig.machine()) == Self.tree(store))
+    }
+
+    @Test("a chunk holds no more than it should")
+    func cut() throws {
+        let rig = Rig()
+        let store = try rig.machine(maxChunkSize: 10_000)
+        try Self.succeed(
+            store.apply((0..<10).map { .put(UploadBody(pattern(4_000)), at: Self.path("\($0)"), PutOptions()) }))
+        #expect(try rig.chunks.count == 5)
+        #expect(try store.names(in: .root).count == 10)
+    }
+
+    // MARK: Plain objects
+
+    @Test("plain objects are seen beside what is packed, and win unless the member was packed in their place")
+    func overlay() throws {
+        let rig = Rig()
+        let old = try rig.memory.write([9, 9], at: Self.path("d/plain"))
+        let store = try rig.machine()
+        try store.write([1], at: Self.path("d/packed"))
+        #expect(try store.names(in: Self.path("d")) == ["packed", "plain"])
+        #expect(try store.contents(of: Self.path("d/plain")) == [9, 9])
+        // A small file in the place of a plain object.
+        try store.write([2], at: Self.path("d/plain"), PutOptions(condition: .ifVersion(old.version!)))
+        #expect(try rig.memory.exists(Self.path("d/plain")) == false)
+        #expect(try rig.head(1).index.members.last?.replaces == old.version)
+        #expect(try store.contents(of: Self.path("d/plain")) == [2])
+        // Another program puts an object there.
+        try rig.memory.write([3, 3, 3], at: Self.path("d/plain"))
+        for machine in [store, try rig.machine()] {
+            #expect(try machine.contents(of: Self.path("d/plain")) == [3, 3, 3])
+            #expect(try machine.entries(of: Self.path("d")).map(\.metadata.size).sorted() == [1, 3])
+        }
+        try store.delete(Self.path("d/plain"))
+        #expect(try store.names(in: Self.path("d")) == ["packed"])
+        #expect(try Self.tree(rig.machine()) == Self.tree(store))
+    }
+
+    @Test("a large file in the place of a packed one, and back")
+    func largeAndSmall() throws {
+        let rig = Rig()
+        let store = try rig.machine(limit: 1_000)
+        let a = Self.path("d/a")
+        let small = try store.write([1], at: a)
+        let large = try store.write(pattern(5_000), at: a, PutOptions(condition: .ifVersion(small.version!)))
+        #expect(try rig.memory.contents(of: a) == pattern(5_000))
+        #expect(try rig.head(1).index.members.map(\.kind) == [.whiteout])
+        #expect(throws: StoreError.self) {
+            try store.write([2], at: a, PutOptions(condition: .ifVersion(small.version!)))
+        }
+        try store.write([2], at: a, PutOptions(condition: .ifVersion(large.version!)))
+        #expect(try rig.memory.exists(a) == false)
+        #expect(try store.contents(of: a) == [2])
+        #expect(try Self.tree(rig.machine()) == Self.tree(store))
+    }
+
+    @Test("a plain object that could not be deleted after it was packed stays hidden")
+    func hidden() throws {
+        let rig = Rig()
+        try rig.memory.write([9, 9], at: Self.path("a"))
+        let store = try rig.machine()
+        rig.faulty.inject(.fail(StoreError(.unavailable, "no")), on: .delete)
+        try store.write([1], at: Self.path("a"))
+        rig.faulty.heal()
+        #expect(try rig.memory.exists(Self.path("a")))
+        for machine in [store, try rig.machine()] {
+            #expect(try machine.contents(of: Self.path("a")) == [1])
+            #expect(try machine.entries(of: .root).map(\.metadata.size) == [1])
+        }
+        try store.move(Self.path("a"), to: Self.path("b"))
+        #expect(try store.names(in: .root) == ["b"])
+        #expect(try Self.tree(rig.machine()) == Self.tree(store))
+    }
+
+    @Test("names that no whiteout can have, and sockets, are plain objects")
+    func unpackable() throws {
+        let rig = Rig()
+        let store = try rig.machine()
+        let long = String(repeating: "n", count: 252)
+        try store.write([1], at: Self.path(long))
+        try store.write([2], at: Self.path(".wh.a"))
+        try store.write([3], at: Self.path(".wh.d/b"))
+        try store.write([], at: Self.path("socket"), PutOptions(kind: .socket))
+        #expect(try rig.chunks == [])
+        try store.write([4], at: Self.path(String(repeating: "n", count: 251)))
+        #expect(try rig.chunks.count == 1)
+        #expect(try store.names(in: .root).count == 5)
+        try store.write([5], at: Self.path("a"))
+        try store.move(Self.path("a"), to: Self.path(".wh.x"))
+        #expect(try rig.memory.contents(of: Self.path(".wh.x")) == [5])
+        #expect(try store.exists(Self.path("a")) == false)
+    }
+
+    @Test("without packing, what is in chunks is read, changed, renamed and removed, and new files are plain")
+    func switchedOff() throws {
+        let rig = Rig()
+        let packing = try rig.machine()
+        for name in ["a", "b", "c", "d"] { try packing.write([1], at: Self.path("d/\(name)")) }
+        let store = try rig.machine(limit: nil)
+        try store.write([2], at: Self.path("d/a"))
+        try store.delete(Self.path("d/b"))
+        try store.move(Self.path("d/c"), to: Self.path("d/e"))
+        _ = try store.setAttributes(Attributes(mode: 0o600), at: Self.path("d/d"), ifVersion: nil)
+        try store.write([3], at: Self.path("n/new"))
+        #expect(try rig.memory.contents(of: Self.path("d/a")) == [2])
+        #expect(try rig.memory.contents(of: Self.path("n/new")) == [3])
+        #expect(try store.names(in: Self.path("d")) == ["a", "d", "e"])
+        #expect(try Self.tree(packing) == Self.tree(store))
+    }
+
+    // MARK: Several machines
+
+    @Test("machines that write at once lose nothing and agree")
+    func races() throws {
+        let rig = Rig()
+        let machines = try (0..<3).map { _ in try rig.machine() }
+        let results = race(6) { racer in
+            for round in 0..<15 {
+                let store = machines[racer % 3]
+                try store.write([UInt8(racer), UInt8(round)], at: Self.path("d\(racer % 2)/\(racer) \(round)"))
+                if round % 5 == 4 {
+                    try store.move(
+                        Self.path("d\(racer % 2)/\(racer) \(round)"), to: Self.path("moved/\(racer) \(round)"))
+                }
+            }
+        }
+        for result in results { try result.get() }
+        let trees = try machines.map { try Self.tree($0) }
+        #expect(trees[0] == trees[1] && trees[1] == trees[2])
+        #expect(trees[0].values.filter { $0[0] == "file" }.count == 90)
+        #expect(try Self.tree(rig.machine()) == trees[0])
+        let numbers = try rig.chunks.map { Int($0.prefix(20))! }
+        #expect(numbers == Array(1...numbers.count))
+    }
+
+    @Test("of machines that create one name, or replace one version, one wins")
+    func conditions() throws {
+        let rig = Rig()
+        let machines = try (0..<4).map { _ in try rig.machine() }
+        let path = Self.path("name")
+        for _ in 0..<5 {
+            let version = try? machines[0].metadata(of: path).version
+            let condition = version.map { WriteCondition.ifVersion($0) } ?? .ifAbsent
+            let results = race(4) { try machines[$0].write([UInt8($0)], at: path, PutOptions(condition: condition)) }
+            let winners = results.enumerated().filter { (try? $0.element.get()) != nil }.map(\.offset)
+            #expect(winners.count == 1)
+            for machine in machines { #expect(try machine.contents(of: path) == [UInt8(winners[0])]) }
+        }
+    }
+
+    @Test("within the time of trust no machine asks for news, afterwards it sees what others did")
+    func trust() throws {
+        let rig = Rig()
+        let (writer, reader) = (try rig.machine(), try rig.machine(trust: .seconds(60)))
+        try writer.write([1], at: Self.path("a"))
+        #expect(try reader.names(in: .root) == [])
+        let reads = rig.faulty.calls(.read)
+        for _ in 0..<10 { #expect(try reader.names(in: .root) == []) }
+        #expect(rig.faulty.calls(.read) == reads)
+        rig.clock.advance(by: .seconds(61))
+        #expect(try reader.names(in: .root) == ["a"])
+        // Whoever writes sees all that was before.
+        try writer.write([2], at: Self.path("a"))
+        try reader.write([3], at: Self.path("b"))
+        #expect(try reader.contents(of: Self.path("a")) == [2])
+    }
+
+    // MARK: Faults
+
+    @Test("an answer that is lost is found on the store", arguments: 1...4)
+    func lostAnswer(call: Int) throws {
+        let rig = Rig()
+        let store = try rig.machine()
+        rig.faulty.inject(.loseAnswer, on: .put, .only(call))
+        for number in 0..<3 { try store.write([UInt8(number)], at: Self.path("\(number)")) }
+        #expect(try rig.chunks.count == 3)
+        #expect(try store.names(in: .root) == ["0", "1", "2"])
+    }
+
+    @Test("a chunk that the store refuses changes nothing, and the next one goes on")
+    func refused() throws {
+        let rig = Rig()
+        let store = try rig.machine()
+        try store.write([1], at: Self.path("a"))
+        rig.faulty.inject(.fail(StoreError(.quotaExceeded, "full")), on: .put)
+        let results = store.apply([.delete(Self.path("a")), .put(UploadBody([2]), at: Self.path("b"), PutOptions())])
+        for result in results { #expect(throws: StoreError.self) { try result.get() } }
+        #expect(try Self.tree(store) == [Self.path("a"): ["file", "[1]", "0"]])
+        rig.faulty.heal()
+        try store.write([3], at: Self.path("b"))
+        #expect(try store.names(in: .root) == ["a", "b"])
+        #expect(try Self.tree(rig.machine()) == Self.tree(store))
+    }
+
+    @Test("a chunk that came to the store without the machine knowing is found at the next start")
+    func crash() throws {
+        let rig = Rig()
+        let folder = try TemporaryFolder()
+        do {
+            let store = try rig.machine(trust: .seconds(60), in: folder)
+            try store.write([1], at: Self.path("a"))
+            rig.faulty.inject(.loseAnswer, on: .put)
+            rig.faulty.inject(.fail(StoreError(.unavailable, "no")), on: .read)
+            #expect(throws: StoreError.self) { try store.write([2], at: Self.path("a")) }
+            rig.faulty.heal()
+            #expect(try rig.chunks.count == 2)
+        }
+        let again = try rig.machine(in: folder)
+        #expect(try again.contents(of: Self.path("a")) == [2])
+        #expect(try Self.tree(rig.machine()) == Self.tree(again))
+    }
+
+    @Test("the chunk map of another store is not used")
+    func foreignMap() throws {
+        let folder = try TemporaryFolder()
+        do { try Rig().machine(in: folder).write([1], at: Self.path("a")) }
+        let rig = Rig()
+        #expect(try rig.machine(in: folder).names(in: .root) == [])
+        let other = Rig()
+        try other.machine().write([2], at: Self.path("b"))
+        #expect(try other.machine(in: folder).names(in: .root) == ["b"])
+    }
+
+    // MARK: Reading
+
+    @Test("one file of a chunk is read alone, the second brings the whole chunk")
+    func locality() throws {
+        let rig = Rig()
+        let store = try rig.machine(trust: .seconds(60))
+        try Self.succeed(
+            store.apply(
+                (0..<10).map { .put(UploadBody(pattern(1_000, seed: $0)), at: Self.path("\($0)"), PutOptions()) }))
+        let reads = rig.faulty.calls(.read)
+        for number in 0..<10 as Range<UInt64> {
+            let path = Self.path("\(number)")
+            let version = try store.metadata(of: path).version
+            #expect(try store.contents(of: path, version: version) == pattern(1_000, seed: number))
+            #expect(
+                try store.contents(of: path, 10..<20, version: version) == Array(pattern(1_000, seed: number)[10..<20]))
+        }
+        #expect(rig.faulty.calls(.read) - reads == 2)
+    }
+
+    @Test("wrong bytes are noticed, and read again")
+    func corruption() throws {
+        let rig = Rig()
+        let store = try rig.machine(trust: .seconds(60))
+        try store.write(pattern(1_000), at: Self.path("a"))
+        rig.faulty.inject(.flipBit, on: .read, .only(1))
+        #expect(try store.contents(of: Self.path("a")) == pattern(1_000))
+        rig.faulty.heal()
+        let path = try ChunkPaths.chunks / rig.chunks[0]
+        var bytes = try rig.memory.contents(of: path)
+        let head = try rig.head(0)
+        bytes[Int(head.membersOffset + head.index.members[0].offset!) + 100] ^= 1
+        try rig.memory.write(bytes, at: path)
+        let fresh = try rig.machine()
+        do {
+            _ = try fresh.contents(of: Self.path("a"))
+            Issue.record("wrong bytes were read")
+        } catch { #expect(error.code == .corrupted) }
+    }
+}
