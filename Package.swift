@@ -80,14 +80,14 @@ let package = Package(
         room(
             "Mounting",
             [
-                "Threading", "StoreAPI", "Statistics", "StoreHTTP", "Stores", "Catalog", "Caching", "Synchronizer",
-                "VFS", "FUSEAdapter", "CShim",
+                "Threading", "StoreAPI", "Statistics", "StoreHTTP", "Stores", "Chunks", "Copying", "Catalog", "Caching",
+                "Synchronizer", "VFS", "FUSEAdapter", "CShim",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(
             name: "cloudfusion",
             dependencies: [
-                "Threading", "StoreAPI", "Mounting",
+                "Threading", "StoreAPI", "Copying", "Mounting",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: systemCalls, swiftSettings: settings),

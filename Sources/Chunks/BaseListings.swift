@@ -30,13 +30,15 @@ final class BaseListings: Sendable {
 
     private let store: any Store
     private let clock: any Clock
-    private let trust: Duration
+    /// How long is believed what was listed.
+    let lifetime: Lock<Duration>
+    private var trust: Duration { lifetime.withLock { $0 } }
     private let state = Lock(State())
 
     init(of store: any Store, trust: Duration, clock: any Clock) {
         self.store = store
         self.clock = clock
-        self.trust = trust
+        lifetime = Lock(trust)
     }
 
     /// What the store has at a path, without asking it: nil where that is not known.

@@ -13,8 +13,6 @@ package struct ChunkSettings: Sendable {
     package var trust: Duration
     /// How long chunks stay that nobody needs any more.
     package var grace: Duration
-    /// The file of the chunk map.
-    package var mapPath: String
     /// A folder for files without names: a chunk in the making, and chunks that are kept for reading.
     package var folder: String
     /// Bytes of chunks that are kept for reading.
@@ -22,13 +20,12 @@ package struct ChunkSettings: Sendable {
 
     package init(
         smallFileLimit: Int64?, maxChunkSize: Int64 = 8_000_000, trust: Duration = .seconds(120),
-        grace: Duration = .seconds(3600), mapPath: String, folder: String, readRoom: Int64? = nil
+        grace: Duration = .seconds(3600), folder: String, readRoom: Int64? = nil
     ) {
         self.smallFileLimit = smallFileLimit
         self.maxChunkSize = maxChunkSize
         self.trust = trust
         self.grace = grace
-        self.mapPath = mapPath
         self.folder = folder
         self.readRoom = readRoom ?? 8 * maxChunkSize
     }
@@ -47,6 +44,8 @@ package struct ChunkSettings: Sendable {
 /// No lock is held while the store is asked.
 package final class ChunkStore: Store {
     struct State {
+        /// Nothing is packed, and nothing new is to be: all goes to the store as it is.
+        var isPassive: Bool
         /// The format file was compared with the map.
         var isVerified = false
         var refreshed: MonotonicTime?
@@ -59,22 +58,23 @@ package final class ChunkStore: Store {
     let map: MapHolder
     let plain: BaseListings
     let reader: ChunkReader
-    let state = Lock(State())
+    let state: Lock<State>
     private let requests = Gathering<ChangeRequest, Void>()
     private let refreshes = Gathering<Void, StoreError?>()
 
-    /// - Throws: ``StoreError``: `.internal`, `.noLocalSpace` when the chunk map cannot be used.
-    package init(_ base: any Store, _ settings: ChunkSettings, clock: any Clock = SystemClock()) throws(StoreError) {
+    package init(_ base: any Store, _ settings: ChunkSettings, map: MapHolder, clock: any Clock = SystemClock()) {
         self.base = base
         self.settings = settings
         self.clock = clock
-        map = try MapHolder(path: settings.mapPath)
+        self.map = map
+        state = Lock(State(isPassive: settings.smallFileLimit == nil && !map.isThere))
         plain = BaseListings(of: base, trust: settings.trust, clock: clock)
         reader = ChunkReader(of: base, folder: settings.folder, room: settings.readRoom)
     }
 
     package var capabilities: StoreCapabilities {
         let own = base.capabilities
+        if isPassive { return own }
         var capabilities = own.subtracting(.realDirectories)
         // Of two machines that replace a version one may not win by the store's own condition alone.
         if !own.contains(.conditionalCreate) { capabilities.features.subtract(.conditionalReplace) }
@@ -91,8 +91,12 @@ package final class ChunkStore: Store {
         try refresh()
     }
 
+    /// Whether all is left to the store below, where nothing is in chunks. Another machine's first chunk ends that.
+    var isPassive: Bool { state.withLock { $0.isPassive } }
+
     package func metadata(of path: StorePath) throws(StoreError) -> Metadata {
         try refreshIfStale()
+        if isPassive { return try base.metadata(of: path) }
         try expectLegal(path)
         if path.isRoot { return try base.metadata(of: path) }
         let packed = try map.use { map throws(ChunkMapError) in try map.node(at: path) }
@@ -105,6 +109,7 @@ package final class ChunkStore: Store {
     package func read(_ path: StorePath, _ request: ReadRequest, into sink: any ReadSink) throws(StoreError) -> Metadata
     {
         try expectOpen()
+        if isPassive { return try base.read(path, request, into: sink) }
         try expectLegal(path)
         var packed = try map.use { map throws(ChunkMapError) in try map.node(at: path) }
         if request.version == nil || packed?.version != request.version {
@@ -149,7 +154,8 @@ package final class ChunkStore: Store {
     }
 
     package func delete(_ paths: [StorePath]) -> [StoreError?] {
-        apply(paths.map { .delete($0) }).map { result -> StoreError? in
+        if isPassive { return base.delete(paths) }
+        return apply(paths.map { .delete($0) }).map { result -> StoreError? in
             if case .failure(let error) = result { error } else { nil }
         }
     }
@@ -166,6 +172,7 @@ package final class ChunkStore: Store {
 
     package func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] {
         guard !changes.isEmpty else { return [] }
+        if isPassive { return base.apply(changes) }
         let request = ChangeRequest(changes)
         requests.perform(request) { [self] requests in perform(requests) }
         return request.results
@@ -184,6 +191,9 @@ package final class ChunkStore: Store {
     }
 
     package func tune(_ tuning: StoreTuning) { base.tune(tuning) }
+
+    /// How long is believed what was found on the store, from now on.
+    package func trust(for lifetime: Duration) { plain.lifetime.withLock { $0 = lifetime } }
 
     package func reconnect() { base.reconnect() }
 
@@ -238,6 +248,7 @@ extension ChunkStore {
     /// with, the names that were shown and are in chunks too, and where.
     package func list(_ directory: StorePath, after cursor: ListCursor?) throws(StoreError) -> ListPage {
         if cursor == nil { try refreshIfStale() } else { try expectOpen() }
+        if isPassive { return try base.list(directory, after: cursor) }
         try expectLegal(directory)
         var place = try ListPlace(cursor)
         let packed = try map.use { map throws(ChunkMapError) in try map.node(at: directory) }
@@ -384,7 +395,7 @@ extension ChunkStore {
     func refreshIfStale() throws(StoreError) {
         try expectOpen()
         let (refreshed, now) = (state.withLock { $0.refreshed }, clock.monotonic)
-        if let refreshed, now - refreshed < settings.trust { return }
+        if let refreshed, now - refreshed < plain.lifetime.withLock({ $0 }) { return }
         try refresh()
     }
 
@@ -405,6 +416,12 @@ extension ChunkStore {
         let (isVerified, last) = state.withLock { ($0.isVerified, $0.refreshed) }
         if !isVerified {
             let found = try storedVolume()
+            let isPassive = found == nil && settings.smallFileLimit == nil && !map.isThere
+            state.withLock {
+                $0.isPassive = isPassive
+                if isPassive { $0.refreshed = begun }
+            }
+            if isPassive { return }
             try map.use { map throws(ChunkMapError) in
                 if try map.volume != found { try map.begin(volume: found) }
             }
@@ -466,7 +483,7 @@ extension ChunkStore {
         guard let first = later.first, first != applied + 1 else { return }
         let sequences = try storedChunks(of: volume)
         try map.replace { path throws(StoreError) in
-            let new = try MapHolder(path: path)
+            let new = MapHolder(path: path)
             try new.use { map throws(ChunkMapError) in try map.begin(volume: volume) }
             for sequence in sequences {
                 let head = try readHead(sequence, of: volume)

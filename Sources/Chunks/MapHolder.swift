@@ -3,22 +3,27 @@ import SQLite
 import StoreAPI
 import Threading
 
-/// The chunk map behind a lock that is a leaf: no store is asked under it.
-final class MapHolder: Sendable {
+/// The chunk map behind a lock that is a leaf: no store is asked under it. Stores that take each other's place, as when
+/// the settings of a mount change, share it.
+package final class MapHolder: Sendable {
     private let path: String
-    private let map: Lock<ChunkMap?>
+    /// nil: not opened yet.
+    private let map = Lock<ChunkMap?>(nil)
 
-    /// Opens the map at `path`, or makes it; see ``ChunkMap``.
-    init(path: String) throws(StoreError) {
+    /// - Parameter path: of the map; it is made when it is first needed. See ``ChunkMap``.
+    package init(path: String) {
         self.path = path
         if access(path + Self.suspect, F_OK) == 0 { Self.remove(path) }
-        do throws(ChunkMapError) { map = Lock(try ChunkMap(path: path)) } catch { throw error.storeError }
     }
+
+    /// Whether there is one.
+    var isThere: Bool { access(path, F_OK) == 0 }
 
     /// A file beside the map that says that it has failed: the next mount makes a new one, of the chunks.
     private static let suspect = "-suspect"
 
-    private static func remove(_ path: String) {
+    /// Deletes a map that nobody has open.
+    package static func remove(_ path: String) {
         for suffix in ["", "-wal", "-shm", suspect] { unlink(path + suffix) }
     }
 
@@ -26,8 +31,10 @@ final class MapHolder: Sendable {
     func use<Result>(_ body: (ChunkMap) throws(ChunkMapError) -> Result) throws(StoreError) -> Result {
         do throws(ChunkMapError) {
             return try map.withLock { map throws(ChunkMapError) in
-                guard let map else { throw ChunkMapError(SQLiteFault(kind: .failed, text: "it is closed")) }
-                return try body(map)
+                if let map { return try body(map) }
+                let opened = try ChunkMap(path: path)
+                map = opened
+                return try body(opened)
             }
         } catch {
             if error.fault.kind == .corrupt {
@@ -51,7 +58,6 @@ final class MapHolder: Sendable {
                 throw StoreError(
                     .internal, "the new chunk map cannot take its place: \(String(cString: strerror(errno)))")
             }
-            do throws(ChunkMapError) { map = try ChunkMap(path: path) } catch { throw error.storeError }
         }
     }
 }

@@ -1,4 +1,5 @@
 import Catalog
+import Chunks
 import Glibc
 import StoreAPI
 import Threading
@@ -25,6 +26,7 @@ package final class CacheFolder: Sendable {
     package var catalogPath: String { path + "/catalog.sqlite" }
     /// Where file contents are: `ContentCache` makes a folder `content` in it.
     package var contentPath: String { path }
+    package var chunkMapPath: String { path + "/chunks.sqlite" }
     package var logPath: String { path + "/log" }
 
     /// The folder's name for a store: readable, the same on each mount, without credentials in it.
@@ -168,6 +170,7 @@ package final class CacheFolder: Sendable {
 
     /// Gives back a folder that was made for a mount that came to nothing, and removes it if it is empty.
     func discardIfEmpty() {
+        MapHolder.remove(chunkMapPath)
         unlink(path + "/lock")
         rmdir(path)
         close(descriptor)

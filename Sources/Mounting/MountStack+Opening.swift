@@ -1,5 +1,6 @@
 import Caching
 import Catalog
+import Chunks
 import Logging
 import Statistics
 import StoreAPI
@@ -112,12 +113,15 @@ extension MountStack {
                 + "Choose another cache_id, or leave it out.")
     }
 
-    static func makeStore(_ descriptor: StoreDescriptor, _ settings: StoreSettings, _ statistics: Statistics)
-        throws(MountError) -> any Store
-    {
-        do { return try descriptor.make(settings, statistics) } catch {
+    static func makeStore(
+        _ descriptor: StoreDescriptor, _ settings: Settings, _ chunks: (settings: ChunkSettings, map: MapHolder),
+        _ statistics: Statistics
+    ) throws(MountError) -> ChunkStore {
+        let base: any Store
+        do { base = try descriptor.make(settings.storeSettings(descriptor), statistics) } catch {
             throw MountError("the settings for \(descriptor.scheme) are not right: \(error.message)")
         }
+        return ChunkStore(base, chunks.settings, map: chunks.map)
     }
 
     /// Reaches the store, or with a known catalog begins without it.
@@ -166,7 +170,7 @@ extension MountStack {
     /// - Throws: ``MountError`` when the new one cannot be reached; then the old one stays in use.
     func replaceStore(_ settings: Settings, _ surroundings: Surroundings) throws(MountError) {
         let store = try Self.makeStore(
-            descriptor, settings.storeSettings(descriptor), surroundings.statistics)
+            descriptor, settings, (settings.chunks(in: folder.path), chunkMap), surroundings.statistics)
         let (connection, _) = try Self.connect(
             store, settings, surroundings, surroundings.patienceForNew, isKnown: false)
         cache.setStore(store)
@@ -184,6 +188,7 @@ extension MountStack {
     /// Lets settings that are live take effect.
     func configure(_ settings: Settings) {
         store.tune(settings.tuning)
+        store.trust(for: settings.metadataLifetime)
         cache.setLimits(settings.cacheLimits)
         synchronizer.configure(settings.synchronizer)
     }

@@ -1,5 +1,6 @@
 package import Caching
 package import Catalog
+package import Chunks
 import Glibc
 package import Logging
 package import Statistics
@@ -17,24 +18,26 @@ package final class MountStack: Sendable {
     package let catalog: Catalog
     package let cache: ContentCache
     package let synchronizer: Synchronizer
+    /// What is in chunks; kept when the store is replaced.
+    let chunkMap: MapHolder
     /// The store and the connection to it are replaced together when credentials change.
     private let current: Lock<Link>
     /// Whether it came up without the store, from what the catalog knew.
     package let isOffline: Bool
 
     private struct Link {
-        var store: any Store
+        var store: ChunkStore
         var connection: StoreConnection
     }
 
     package var connection: StoreConnection { current.withLock { $0.connection } }
-    package var store: any Store { current.withLock { $0.store } }
+    package var store: ChunkStore { current.withLock { $0.store } }
     package var backing: Backing {
         Backing(catalog: catalog, cache: cache, synchronizer: synchronizer, store: store)
     }
 
     /// - Returns: the connection that was in use.
-    func exchange(_ store: any Store, _ connection: StoreConnection) -> StoreConnection {
+    func exchange(_ store: ChunkStore, _ connection: StoreConnection) -> StoreConnection {
         current.withLock { (current) -> StoreConnection in
             defer { current = Link(store: store, connection: connection) }
             return current.connection
@@ -84,8 +87,7 @@ package final class MountStack: Sendable {
         guard let scheme = settings.scheme, let descriptor = surroundings.schema.descriptor(named: scheme),
             let folderPath = Self.folderPath(settings, surroundings.schema, surroundings.places)
         else { throw MountError("the settings name no store") }
-        let storeSettings = settings.storeSettings(descriptor)
-        let identity = descriptor.identity(storeSettings)
+        let identity = descriptor.identity(settings.storeSettings(descriptor))
         let folder = try CacheFolder(path: folderPath, mountPoint: surroundings.mountPoint)
         let wasThere = CatalogFiles(path: folder.catalogPath).isThere || Self.holdsFiles(folder)
 
@@ -104,7 +106,9 @@ package final class MountStack: Sendable {
             let isKnown =
                 try catalog.map { (catalog) throws(MountError) in try Self.identity(of: catalog) != nil } ?? false
 
-            let store = try Self.makeStore(descriptor, storeSettings, surroundings.statistics)
+            let chunkMap = MapHolder(path: folder.chunkMapPath)
+            let store = try Self.makeStore(
+                descriptor, settings, (settings.chunks(in: folder.path), chunkMap), surroundings.statistics)
             let patience = isKnown ? surroundings.patienceForKnown : surroundings.patienceForNew
             let (connection, isOffline) = try Self.connect(store, settings, surroundings, patience, isKnown: isKnown)
             undo.append { connection.close() }
@@ -132,7 +136,8 @@ package final class MountStack: Sendable {
                 statistics: surroundings.statistics, clock: surroundings.clock, onChange: surroundings.onChange)
             self.init(
                 descriptor: descriptor, identity: identity, folder: folder, catalog: opened, cache: cache,
-                synchronizer: synchronizer, link: Link(store: store, connection: connection), isOffline: isOffline)
+                synchronizer: synchronizer, chunkMap: chunkMap, link: Link(store: store, connection: connection),
+                isOffline: isOffline)
             synchronizer.start()
             if isOffline {
                 // What failed while there was no connection need not wait for its next attempt.
@@ -146,7 +151,7 @@ package final class MountStack: Sendable {
 
     private init(
         descriptor: StoreDescriptor, identity: String, folder: CacheFolder, catalog: Catalog, cache: ContentCache,
-        synchronizer: Synchronizer, link: Link, isOffline: Bool
+        synchronizer: Synchronizer, chunkMap: MapHolder, link: Link, isOffline: Bool
     ) {
         self.descriptor = descriptor
         self.identity = identity
@@ -154,6 +159,7 @@ package final class MountStack: Sendable {
         self.catalog = catalog
         self.cache = cache
         self.synchronizer = synchronizer
+        self.chunkMap = chunkMap
         current = Lock(link)
         self.isOffline = isOffline
     }

@@ -175,3 +175,13 @@ extension StoreDescriptor {
         "/" + path.split(separator: "/").filter { $0 != "." }.joined(separator: "/")
     }
 }
+
+extension LocalStore {
+    /// Deletes what a store that has been shut down keeps for itself in its directory.
+    package static func removeTraces(in directory: String) {
+        let own = "\(directory)/\(LocalRoot.controlName)"
+        rmdir("\(own)/\(LocalRoot.temporaryName)")
+        unlink("\(own)/lock")
+        rmdir(own)
+    }
+}

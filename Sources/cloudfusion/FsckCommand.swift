@@ -17,13 +17,7 @@ struct FsckCommand: ParsableCommand {
     @Flag(help: "Put right what is wrong.")
     var repair = false
 
-    @Option(name: [.customShort("c"), .long], help: ArgumentHelp("The configuration.", valueName: "FILE"))
-    var config: String?
-
-    @Option(
-        name: .customShort("o", allowingJoined: true), parsing: .singleValue,
-        help: ArgumentHelp("Settings, such as cache_dir=/big/cache.", valueName: "OPTION[,…]"))
-    var options: [String] = []
+    @OptionGroup var words: StoreWords
 
     @Argument(
         help: ArgumentHelp("The URL that is mounted, the configuration, or the cache's folder.", valueName: "WHAT"))
@@ -54,19 +48,12 @@ struct FsckCommand: ParsableCommand {
 
     /// The folder, and which store it has to be for, if that was said.
     private func cache() throws -> (path: String, identity: String?) {
-        if let place, isDirectory(place), config == nil {
+        if let place, isDirectory(place), words.config == nil {
             return (place.hasPrefix("/") ? place : (currentDirectory() ?? "") + "/" + place, nil)
         }
-        let parsed = MountOptions.parse(options)
-        let parser = SettingsParser(schema: .product, places: .ofProcess)
-        let url = place.flatMap { $0.contains("://") ? $0 : nil }
-        guard
-            let configFile = config ?? (url == nil ? place : nil) ?? parsed.options.configFile
-                ?? (url == nil ? nil : "")
-        else { throw failure("a URL, a configuration or the folder of a cache is missing.", isUsage: true) }
-        let settings = try storeSettings(
-            configFile: configFile.isEmpty ? nil : configFile, url: url, options: parsed, parser
-        ).settings
+        guard let (settings, parser) = try words.settings(place) else {
+            throw failure("a URL, a configuration or the folder of a cache is missing.", isUsage: true)
+        }
         guard let cache = CacheCheck.place(of: settings, parser.schema, parser.places) else {
             throw failure("no store is named, and so no cache.", isUsage: true)
         }

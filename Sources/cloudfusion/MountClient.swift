@@ -131,6 +131,7 @@ struct DrainRun {
 struct ProgressLine {
     static var isTerminal: Bool { isatty(2) == 1 }
     private var isOpen = false
+    private var next = MonotonicTime(nanoseconds: 0)
 
     mutating func show(_ status: MountStatus, since first: MountStatus) {
         let pending = status.pending
@@ -139,11 +140,19 @@ struct ProgressLine {
         if rate > 1000, pending.bytes > 0 { text += ", about \(age(Double(pending.bytes) / rate)) left" }
         if pending.parked > 0 { text += ", \(pending.parked) failed" }
         if status.state == .offline { text += ", the store does not answer" }
+        show(text, after: bar(status, first) + " ")
+    }
+
+    /// - Parameter ornament: For terminals only.
+    mutating func show(_ text: String, after ornament: String = "") {
         guard Self.isTerminal else {
+            // Of many a second, one.
+            guard MonotonicTime.now >= next else { return }
+            next = .now + .seconds(1)
             complain(text)
             return
         }
-        writeAll("\r\(bar(status, first)) \(text)\u{1B}[K".utf8, to: 2)
+        writeAll("\r\(ornament)\(text)\u{1B}[K".utf8, to: 2)
         isOpen = true
     }
 

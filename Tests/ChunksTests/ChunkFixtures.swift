@@ -11,12 +11,12 @@ import Threading
 func makeChunkStore(
     on base: any Store, limit: Int64? = 100_000, maxChunkSize: Int64 = 1_000_000, trust: Duration = .zero,
     grace: Duration = .seconds(3600), folder: TemporaryFolder, clock: any Clock = SystemClock()
-) throws -> ChunkStore {
-    try ChunkStore(
+) -> ChunkStore {
+    ChunkStore(
         base,
         ChunkSettings(
-            smallFileLimit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace,
-            mapPath: folder.path + "/chunks.sqlite", folder: folder.path), clock: clock)
+            smallFileLimit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace, folder: folder.path),
+        map: MapHolder(path: folder.path + "/chunks.sqlite"), clock: clock)
 }
 
 extension StoreFixture {
@@ -49,7 +49,7 @@ extension StoreFixture {
             let folder = try TemporaryFolder()
             let (base, cleanUp) = try base()
             return (
-                try makeChunkStore(on: base, limit: limit, folder: folder),
+                makeChunkStore(on: base, limit: limit, folder: folder),
                 {
                     cleanUp()
                     _ = folder

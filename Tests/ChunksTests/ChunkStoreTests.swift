@@ -27,7 +27,7 @@ struct ChunkStoreTests {
         ) throws -> ChunkStore {
             let folder = try folder ?? TemporaryFolder()
             folders.append(folder)
-            let store = try makeChunkStore(
+            let store = makeChunkStore(
                 on: faulty, limit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace, folder: folder,
                 clock: clock)
             try store.connect()

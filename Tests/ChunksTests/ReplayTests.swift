@@ -107,7 +107,7 @@ struct ReplayTests {
     func replay(seed: UInt64) throws {
         let (base, here) = (try TemporaryFolder(), try TemporaryFolder())
         let local = LocalStore(path: base.path, fsync: false)
-        let store = try makeChunkStore(on: local, maxChunkSize: 20_000, trust: .seconds(60), folder: here)
+        let store = makeChunkStore(on: local, maxChunkSize: 20_000, trust: .seconds(60), folder: here)
         defer { store.shutdown() }
         try store.connect()
         // The same on a store that does one after the other: who is right about what a batch does.

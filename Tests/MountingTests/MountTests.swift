@@ -1,7 +1,7 @@
 import Glibc
 import Logging
-import Statistics
 import SQLite
+import Statistics
 import StoreAPI
 import StoreTesting
 import Testing

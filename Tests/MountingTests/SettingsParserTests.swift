@@ -90,7 +90,7 @@ import Testing
             "cache = -5", "cache = 99999999999999999999", "cache = inf", "cache = 1e3", "cache = 0x10", "cache = ",
             "cache_size = 0", "workers = 0", "max_workers = 2000", "parts = 101", "log_level = loud", "cache_id = ../x",
             "cache_id = a/b", "drain_at_exit = perhaps", "cache_size = 20000\nhard_cache_size_limit = 10",
-            "workers = 10\nmax_workers = 5", "cache = 1\ncache = 2", "cache = 1\ncache_time = 2", "type = chunk",
+            "workers = 10\nmax_workers = 5", "cache = 1\ncache = 2", "cache = 1\ncache_time = 2", "type = chunks",
             "cache = \"1", "= 5", "region = eu",
         ])
     func ranges(line: String) {

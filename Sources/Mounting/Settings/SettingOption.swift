@@ -6,7 +6,8 @@ package struct SettingOption: Sendable {
     package enum Kind: Hashable, Sendable {
         /// Numbers with an optional fraction, in these units.
         case seconds(ClosedRange<Double>)
-        /// 1 MB is 1,000,000 bytes.
+        /// 1 KB is 1,000 bytes, 1 MB 1,000,000.
+        case kilobytes(ClosedRange<Double>)
         case megabytes(ClosedRange<Double>)
         case megabytesPerSecond(ClosedRange<Double>)
         case count(ClosedRange<Int64>)
@@ -41,6 +42,7 @@ package struct SettingOption: Sendable {
     package var form: String {
         switch kind {
         case .seconds(let range): "seconds, \(plain(range.lowerBound)) to \(plain(range.upperBound))"
+        case .kilobytes(let range): "KB, \(plain(range.lowerBound)) to \(plain(range.upperBound))"
         case .megabytes(let range): "MB, \(plain(range.lowerBound)) to \(plain(range.upperBound))"
         case .megabytesPerSecond(let range): "MB/s, \(plain(range.lowerBound)) to \(plain(range.upperBound))"
         case .count(let range):
@@ -85,7 +87,7 @@ extension SettingOption {
             return .success(plain(value))
         }
         switch kind {
-        case .seconds(let range), .megabytes(let range), .megabytesPerSecond(let range):
+        case .seconds(let range), .kilobytes(let range), .megabytes(let range), .megabytesPerSecond(let range):
             return number(range)
         case .count(let range):
             guard let value = Int64(text) else {

@@ -1,5 +1,6 @@
 package import Caching
 package import Catalog
+import Chunks
 package import StoreAPI
 package import Synchronizer
 import Threading
@@ -47,6 +48,13 @@ package struct Settings: Hashable, Sendable {
         return SynchronizerSettings(
             delay: delay, deadline: max(.seconds(300), delay * 5), minimumWorkers: Int(number("workers")),
             maximumWorkers: Int(max(number("workers"), number("max_workers"))))
+    }
+
+    /// - Parameter folder: for temporary files.
+    func chunks(in folder: String) -> ChunkSettings {
+        ChunkSettings(
+            smallFileLimit: self["type"] == "chunk" ? Int64(number("small_file_limit") * 1_000) : nil,
+            maxChunkSize: bytes(number("max_chunk_size")), trust: metadataLifetime, folder: folder)
     }
 
     package var tuning: StoreTuning {

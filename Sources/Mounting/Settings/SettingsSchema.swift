@@ -31,6 +31,17 @@ package struct SettingsSchema: Sendable {
             help: "Above this, writers wait for uploads. By default 10000, or twice cache_size if that is more.",
             isLive: true),
         .init(
+            name: "type", kind: .choice(["object", "chunk"]), section: .store, defaultValue: "object",
+            help: "Whether each file is an object of its own, or small ones are packed into tar archives: "
+                + "docs/chunk-format.md. What is there in the other form can be read and changed all the same.",
+            isLive: false),
+        .init(
+            name: "small_file_limit", kind: .kilobytes(0...100_000), section: .store, defaultValue: "64",
+            help: "With type = chunk: files up to this size are packed.", isLive: false),
+        .init(
+            name: "max_chunk_size", kind: .megabytes(1...1000), section: .store, defaultValue: "8",
+            help: "With type = chunk: the most bytes of files in one archive.", isLive: false),
+        .init(
             name: "upload_limit", kind: .megabytesPerSecond(0...1_000_000), section: .store, defaultValue: "0",
             help: "The most that is sent per second; 0: no limit.", isLive: true),
         .init(
