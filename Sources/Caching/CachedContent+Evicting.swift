@@ -15,11 +15,11 @@ extension CachedContent {
         }
     }
 
-    /// Takes clean bytes out of the cache: first from what counts as present, here and in the catalog; then, when
-    /// those who read them are through, from the disk. One at a time: see ``ContentCache/evict(_:)``.
+    /// Takes clean bytes out of what counts as present, here and in the catalog. They are still on the disk: when the
+    /// catalog has been brought there, ``clear(_:)`` ends it. One at a time: see ``ContentCache/evict(_:)``.
     ///
-    /// - Returns: How many bytes that freed.
-    func evict(_ range: Range<Int64>) throws(CacheError) -> Int64 {
+    /// - Returns: which, and how many bytes that will free.
+    func takeOut(_ range: Range<Int64>) throws(CacheError) -> (removed: RangeSet, freed: Int64) {
         let (removed, freed) = try state.withLock { (state: inout LiveState) throws(CacheError) -> (RangeSet, Int64) in
             guard state.mayBeEvicted else { return (RangeSet(), 0) }
             var removed = RangeSet()
@@ -29,7 +29,7 @@ extension CachedContent {
             var saved = state.saved
             for part in removed.ranges { saved.remove(part) }
             if saved.isEmpty, !state.saved.isEmpty {
-                try asking { () throws(CatalogError) in try cache.index.contentWasEvicted(inode) }
+                _ = try asking { () throws(CatalogError) in try cache.index.contentWasEvicted(inode) }
             } else if saved != state.saved {
                 try save(
                     ContentState(inode: inode, size: state.size, present: saved, modified: nil, isChanged: false),
@@ -44,12 +44,14 @@ extension CachedContent {
             }
             return (removed, freed)
         }
-        guard !removed.isEmpty else { return 0 }
         cache.charge(-freed)
+        return (removed, freed)
+    }
+
+    /// Frees the blocks of what was taken out, when those who read it are through.
+    func clear(_ ranges: RangeSet) throws(CacheError) {
         awaitReaders()
-        try clear(removed)
-        cache.statistics.add(.bytesEvicted, freed)
-        return freed
+        try free(ranges)
     }
 
     /// Waits until all have left who entered before.
@@ -64,7 +66,7 @@ extension CachedContent {
     }
 
     /// Frees the blocks of `ranges`, but for what has come again meanwhile.
-    private func clear(_ ranges: RangeSet) throws(CacheError) {
+    private func free(_ ranges: RangeSet) throws(CacheError) {
         try state.withLock { (state: inout LiveState) throws(CacheError) in
             if state.present.isEmpty, state.fetches.isEmpty {
                 guard unlink(path) == 0 || errno == ENOENT else { throw .system(errno) }

@@ -30,16 +30,11 @@ extension CachedContent {
     /// Makes bytes and catalog survive a loss of power (fsync(2)): first the bytes, with the name of the cache file
     /// where that is new, and then the catalog, which everybody shares who is there at the same time.
     package func synchronize() throws(CacheError) {
-        let (file, isNew) = state.withLock { state in
-            beginSync(&state)
-            return (state.file, state.nameIsUnsynced)
+        let sync = state.withLock { beginSync(&$0) }
+        let failure = sync.carryOut { () throws(CacheError) in
+            if sync.isNameNew { try cache.synchronizeDirectory(of: inode) }
         }
-        var failure: CacheError?
-        do throws(CacheError) {
-            try file?.synchronize()
-            if file != nil, isNew { try cache.synchronizeDirectory(of: inode) }
-        } catch { failure = error }
-        try endSync(failure, nameIsSynced: isNew)
+        try endSync(sync, failure, nameIsSynced: sync.isNameNew)
         try cache.commit(self)
     }
 
@@ -53,10 +48,11 @@ extension CachedContent {
     func unsaved(_ state: borrowing LiveState) -> ContentState? {
         guard !state.isDiscarded else { return nil }
         let present = state.savable
-        guard state.isChanging || present != state.saved else { return nil }
+        let isFlushed = !state.hasUnsyncedChanges
+        guard state.isChanging || present != state.saved || (isFlushed && state.isNotedAsUnflushed) else { return nil }
         return ContentState(
             inode: inode, size: state.size, present: present, modified: state.isChanging ? state.modified : nil,
-            isChanged: state.isChanging && !state.isUntouched)
+            isChanged: state.isChanging && !state.isUntouched, isFlushed: isFlushed)
     }
 
     /// Tells the catalog. Call it with the lock held.
@@ -76,20 +72,53 @@ extension CachedContent {
         state.isChanging = false
         state.isUntouched = false
         state.saved = content.present
+        state.isNotedAsUnflushed = !content.isFlushed && (content.isChanged || state.isNotedAsUnflushed)
     }
 
-    /// What was fetched so far is about to be brought to the disk. Call it with the lock held.
-    func beginSync(_ state: inout LiveState) {
+    /// What is about to be brought to the disk.
+    struct Sync {
+        /// nil: nothing is to be brought there.
+        var file: CacheFile?
+        /// Why the file could not be opened.
+        var failure: CacheError?
+        var isNameNew: Bool
+        /// How many changes of the bytes there were before.
+        var changes: Int
+
+        /// Flushes the file, then does `more`.
+        /// - Returns: why that failed.
+        func carryOut(_ more: () throws(CacheError) -> Void = {}) -> CacheError? {
+            guard failure == nil else { return failure }
+            do throws(CacheError) {
+                try file?.synchronize()
+                try more()
+                return nil
+            } catch { return error }
+        }
+    }
+
+    /// What was written and fetched so far is about to be brought to the disk. Call it with the lock held.
+    ///
+    /// - Parameter isByItself: The file is to be flushed, and not the whole disk.
+    func beginSync(_ state: inout LiveState, isByItself: Bool = true) -> Sync {
         state.syncers += 1
         for range in state.unsynced.ranges { state.syncing.insert(range) }
         state.unsynced = RangeSet()
+        var sync = Sync(isNameNew: false, changes: state.changes)
+        if isByItself, state.hasUnsyncedChanges || !state.syncing.isEmpty || state.nameIsUnsynced {
+            // It may have been closed since the bytes came.
+            do throws(CacheError) { sync.file = try existingFile(&state) } catch { sync.failure = error }
+            sync.isNameNew = sync.file != nil && state.nameIsUnsynced
+        }
+        return sync
     }
 
-    /// What was fetched before is on the disk (or, with an error, which this throws, is not): the catalog may be told.
-    func endSync(_ failure: CacheError?, nameIsSynced: Bool) throws(CacheError) {
+    /// What was there before is on the disk (or, with an error, which this throws, is not): the catalog may be told.
+    func endSync(_ sync: Sync, _ failure: CacheError?, nameIsSynced: Bool) throws(CacheError) {
         state.withLock { state in
             state.syncers -= 1
             if failure == nil {
+                state.changesSynced = max(state.changesSynced, sync.changes)
                 // Those who came later have not told yet that their bytes are there; the last one speaks for all.
                 if state.syncers == 0 { state.syncing = RangeSet() }
                 if nameIsSynced { state.nameIsUnsynced = false }

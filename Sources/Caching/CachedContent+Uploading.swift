@@ -91,10 +91,8 @@ extension CachedContent {
         state.withLock { $0.holds += 1 }
         defer { update { $0.holds -= 1 } }
         try fetch(0..<Int64.max)
-        state.withLock { beginSync(&$0) }
-        var failure: CacheError?
-        do throws(CacheError) { try state.withLock({ $0.file })?.synchronize() } catch { failure = error }
-        try endSync(failure, nameIsSynced: false)
+        let sync = state.withLock { beginSync(&$0) }
+        try endSync(sync, sync.carryOut(), nameIsSynced: false)
         try state.withLock { (state: inout LiveState) throws(CacheError) in
             if let unsaved = unsaved(state) { try save(unsaved, &state) }
         }

@@ -147,6 +147,7 @@ extension CachedContent {
     /// Before the first change since the last save: the catalog knows before the bytes are others. Call it with the
     /// lock held.
     func begin(_ state: inout LiveState, setsTime: Bool = true) throws(CacheError) {
+        state.changes += 1
         if setsTime { state.modified = cache.clock.fileTime }
         state.isUntouched = false
         guard !state.isChanging else { return }

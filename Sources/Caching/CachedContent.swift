@@ -16,6 +16,8 @@ package final class CachedContent: Sendable {
     let path: String
     /// How many have it open; guarded by the table of the cache.
     let opens = Lock(0)
+    /// How many bytes of the cache were given up when it was loaded: they were not to be believed.
+    let distrusted: Int64
 
     /// - Parameter isNew: The file was just made, by whoever is going to write to it.
     /// - Throws: ``CacheError/catalog(_:)`` with `.notFound` when the catalog knows no such content.
@@ -27,6 +29,7 @@ package final class CachedContent: Sendable {
             throw .catalog(CatalogError(.notFound, "the catalog has no content for inode \(inode)"))
         }
         var state = LiveState(record)
+        distrusted = record.trust == .lost ? try cache.giveUp(inode) : 0
         var status = stat()
         let fileSize: Int64? = stat(path, &status) == 0 ? Int64(status.st_size) : nil
         state.fileMayExist = fileSize != nil
@@ -101,7 +104,7 @@ package final class CachedContent: Sendable {
         }
         state.file = file
         // Nobody knows whether it was made durable after it was made.
-        state.nameIsUnsynced = state.nameIsUnsynced || state.isDirty
+        state.nameIsUnsynced = state.nameIsUnsynced || state.isDirty || state.hasUnsyncedChanges
         cache.fileWasOpened()
         return file
     }

@@ -10,6 +10,9 @@ extension ContentCache {
     private static let saveInterval: Duration = .seconds(5)
     /// From so many files on they are brought to the disk all at once.
     private static let manyFiles = 8
+    /// How long bytes that were written and that no program has brought to the disk may have to be fetched again after a
+    /// loss of power. The kernel itself leaves none of them in memory for as long.
+    private static let flushInterval: Duration = .seconds(300)
 
     // MARK: Deadlines
 
@@ -49,13 +52,18 @@ extension ContentCache {
 
     /// The body of the thread that saves and closes.
     func keep() {
+        var nextFlush = MonotonicTime.now + Self.flushInterval
         while true {
             var mayWaitLonger = true
             while mayWaitLonger {
-                let task = keeping.wait { state -> Keeping? in
+                let task = keeping.wait(until: nextFlush) { state -> Keeping? in
                     state.isNeeded || state.hasTooManyFiles || state.isOver ? state : nil
                 }
                 if task?.isOver == true { return }
+                if MonotonicTime.now >= nextFlush {
+                    flushDisk()
+                    nextFlush = .now + Self.flushInterval
+                }
                 if task?.hasTooManyFiles == true { closeIdleFiles() }
                 mayWaitLonger = task?.isNeeded != true
             }
@@ -91,19 +99,21 @@ extension ContentCache {
     func saveAll(_ contents: [CachedContent]) {
         let unsaved = contents.filter(\.needsSaving)
         guard !unsaved.isEmpty else { return }
-        for content in unsaved { content.state.withLock { content.beginSync(&$0) } }
-        var failure: CacheError?
-        if unsaved.count > Self.manyFiles { failure = synchronizeDisk() }
+        let isEachByItself = unsaved.count <= Self.manyFiles
+        let syncs = unsaved.map { content in
+            (content, content.state.withLock { content.beginSync(&$0, isByItself: isEachByItself) })
+        }
+        let failure = isEachByItself ? nil : synchronizeDisk()
         var synced: [CachedContent] = []
-        for content in unsaved {
+        for (content, begun) in syncs {
+            var (sync, own) = (begun, failure ?? begun.carryOut())
+            if case .lost = own {
+                // Of a file whose bytes are gone the rest is saved all the same.
+                own = nil
+                sync.changes = 0
+            }
             do throws(CacheError) {
-                var own = failure
-                if unsaved.count <= Self.manyFiles {
-                    do throws(CacheError) {
-                        try content.state.withLock({ $0.file })?.synchronize()
-                    } catch { own = error }
-                }
-                try content.endSync(own, nameIsSynced: false)
+                try content.endSync(sync, own, nameIsSynced: false)
                 synced.append(content)
             } catch { report(error, "save what is in the cache") }
         }
@@ -112,6 +122,16 @@ extension ContentCache {
             if case .catalog(let error) = error, error.code == .notFound { continue }
             report(error, "save what is in the cache")
         }
+    }
+
+    /// Brings all that was written here to the disk, also what no program has asked for: after a loss of power it need
+    /// not come again from the store.
+    func flushDisk() {
+        do throws(CacheError) {
+            guard let epoch = try asking({ () throws(CatalogError) in try index.diskWillBeFlushed() }) else { return }
+            if let failure = synchronizeDisk() { throw failure }
+            try asking { () throws(CatalogError) in try index.diskWasFlushed(epoch) }
+        } catch { report(error, "bring the cache to the disk") }
     }
 
     private func synchronizeDisk() -> CacheError? {

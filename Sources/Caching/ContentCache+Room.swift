@@ -267,9 +267,13 @@ extension ContentCache {
             var freed: Int64 = 0
             while freed < goal {
                 var round: Int64 = 0
+                var taken: [Taken] = []
                 for victim in victims() where freed + round < goal {
-                    do throws(CacheError) { round += try evict(victim) } catch { report(error, "evict from the cache") }
+                    do throws(CacheError) { round += try take(victim, &taken) } catch {
+                        report(error, "evict from the cache")
+                    }
                 }
+                clear(taken)
                 if round == 0 { break }
                 freed += round
             }
@@ -277,11 +281,58 @@ extension ContentCache {
         }
     }
 
-    private func evict(_ victim: Victim) throws(CacheError) -> Int64 {
-        if let content = victim.content { return try content.evict(victim.range) }
-        let content = try load(victim.inode, isUse: false)
-        defer { content.close() }
-        return try content.evict(victim.range)
+    /// What is in the cache no more, and still on the disk.
+    private struct Taken {
+        var content: CachedContent
+        var removed: RangeSet
+        var freed: Int64
+    }
+
+    /// - Returns: How many bytes that will free, or has freed.
+    private func take(_ victim: Victim, _ taken: inout [Taken]) throws(CacheError) -> Int64 {
+        let content: CachedContent
+        var freed: Int64 = 0
+        if let loaded = victim.content {
+            content = loaded
+            let isThere = table.withLock { table in
+                guard table.contents[victim.inode] === content else { return false }
+                retain(content)
+                return true
+            }
+            guard isThere else { return 0 }
+        } else {
+            content = try load(victim.inode, isUse: false)
+            freed = content.distrusted
+        }
+        do throws(CacheError) {
+            let outcome = try content.takeOut(victim.range)
+            taken.append(Taken(content: content, removed: outcome.removed, freed: outcome.freed))
+            return freed + outcome.freed
+        } catch {
+            content.close()
+            throw error
+        }
+    }
+
+    /// After a loss of power no catalog must take holes for bytes: so it comes to the disk first, for all at once.
+    private func clear(_ taken: [Taken]) {
+        var failure: CacheError?
+        if taken.contains(where: { !$0.removed.isEmpty }) {
+            do throws(CacheError) {
+                try asking { () throws(CatalogError) in try index.makeDurable() }
+            } catch {
+                failure = error
+                report(error, "evict from the cache")
+            }
+        }
+        for part in taken {
+            defer { part.content.close() }
+            guard failure == nil, !part.removed.isEmpty else { continue }
+            do throws(CacheError) {
+                try part.content.clear(part.removed)
+                statistics.add(.bytesEvicted, part.freed)
+            } catch { report(error, "evict from the cache") }
+        }
     }
 
     private func victims() -> [Victim] {

@@ -207,6 +207,17 @@ package final class ContentCache: Sendable {
         if unlink(path) != 0, errno != ENOENT { report(.system(errno), "delete a file of the cache") }
     }
 
+    /// The cache file of a clean content, which is not loaded, is not to be believed: the bytes come again from the
+    /// store.
+    ///
+    /// - Returns: how many bytes that frees.
+    func giveUp(_ inode: InodeID) throws(CacheError) -> Int64 {
+        let bytes = try asking { () throws(CatalogError) in try index.contentWasEvicted(inode) }
+        charge(-bytes)
+        guard unlink(path(of: inode)) == 0 || errno == ENOENT else { throw .system(errno) }
+        return bytes
+    }
+
     package func setStore(_ store: any Store) { storeInUse.withLock { $0 = store } }
 
     var store: any Store { storeInUse.withLock { $0 } }
@@ -216,7 +227,7 @@ package final class ContentCache: Sendable {
 
     var readDeadline: MonotonicTime { .now + .nanoseconds(deadline.load(ordering: .relaxed)) }
 
-    /// Ends threads; saves what is not saved.
+    /// Ends threads; saves what is not saved, and brings it to the disk.
     package func shutdown() {
         guard !hasEnded.exchange(true, ordering: .sequentiallyConsistent) else { return }
         pool.shutdown()
@@ -229,6 +240,7 @@ package final class ContentCache: Sendable {
         for content in contents { content.takeWaiters(because: .shutDown) { _ in true } }
         for writer in takeParked(all: true) { writer.ready(.shutDown) }
         saveAll(contents)
+        flushDisk()
         table.withLock { $0.contents = [:] }
     }
 

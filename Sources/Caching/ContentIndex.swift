@@ -7,11 +7,13 @@ package protocol ContentIndex: Sendable {
     func beginChange(of inode: InodeID) throws(CatalogError) -> Int64
     func save(_ states: [ContentState]) throws(CatalogError) -> [Int64?]
     func pinContent(of inode: InodeID) throws(CatalogError) -> Int64
-    func contentWasEvicted(_ inode: InodeID) throws(CatalogError)
+    @discardableResult func contentWasEvicted(_ inode: InodeID) throws(CatalogError) -> Int64
     func noteUse(of inodes: [InodeID]) throws(CatalogError)
     func evictionCandidates(limit: Int) throws(CatalogError) -> [EvictionCandidate]
     func contentTotals() throws(CatalogError) -> ContentTotals
     func makeDurable() throws(CatalogError)
+    func diskWillBeFlushed() throws(CatalogError) -> Int64?
+    func diskWasFlushed(_ epoch: Int64) throws(CatalogError)
 }
 
 extension Catalog: ContentIndex {}

@@ -22,6 +22,11 @@ struct LiveState {
     /// The same, while somebody is about to bring them to the disk.
     var syncing = RangeSet()
     var syncers = 0
+    /// How often this side has changed the bytes of the cache file, and how many of these changes are on the disk.
+    var changes = 0
+    var changesSynced = 0
+    /// The catalog notes that bytes of this side may be lost with the power.
+    var isNotedAsUnflushed: Bool
     /// What the catalog holds to be present.
     var saved: RangeSet
     var modified: Timestamp?
@@ -61,7 +66,12 @@ struct LiveState {
         source = record.source
         present = record.present
         saved = record.present
+        isNotedAsUnflushed = record.trust == .unflushed
+        // By an earlier process, or as an earlier object of this class.
+        changes = record.trust == .unflushed || record.isChanging ? 1 : 0
     }
+
+    var hasUnsyncedChanges: Bool { changesSynced < changes }
 
     /// Whether nothing has to come from the store.
     var isComplete: Bool {

@@ -9,15 +9,19 @@ extension Catalog {
         try read { tables throws(CatalogError) in try tables.contentRecord(inode) }
     }
 
-    /// Before the first byte of a clean content is changed: marks it dirty, and due.
+    /// Before the first byte of a clean content is changed: marks it dirty, and due. Where bytes are about to be changed
+    /// that are believed after a loss of power, this has been brought to the disk, if need be, when it returns.
     ///
     /// - Returns: the new generation.
     package func beginChange(of inode: InodeID) throws(CatalogError) -> Int64 {
-        try write { tables throws(CatalogError) in
+        let (generation, needed) = try write { tables throws(CatalogError) in
             let record = try tables.existing(inode)
+            let needed = try tables.noteChange(of: inode, in: transactions + 1)
             try tables.makeDirty(inode, isChanging: true)
-            return try tables.contentChanged(inode, size: record.size)
+            return (try tables.contentChanged(inode, size: record.size), needed)
         }
+        if let needed, needed > durableTransactions { try makeDurable() }
+        return generation
     }
 
     /// Saves what is known of contents: size and times of the files, and which ranges are here. All in one transaction.
@@ -34,10 +38,17 @@ extension Catalog {
     }
 
     /// The inode's cache file was deleted. Only for clean content.
-    package func contentWasEvicted(_ inode: InodeID) throws(CatalogError) {
+    ///
+    /// - Returns: how many bytes of it were counted.
+    @discardableResult
+    package func contentWasEvicted(_ inode: InodeID) throws(CatalogError) -> Int64 {
         try write { tables throws(CatalogError) in
-            guard try !tables.isDirty(inode) else { return }
+            let bytes = try tables.database.first(
+                "SELECT cached_bytes FROM content WHERE inode = ? AND dirty = 0", .int(inode.row)
+            ) { $0.int(0) }
+            guard let bytes else { return 0 }
             try tables.deleteContent(inode)
+            return bytes
         }
     }
 
@@ -90,13 +101,16 @@ extension Tables {
     /// - Returns: the generation that the saved state has.
     func save(_ state: ContentState) throws(CatalogError) -> Int64 {
         let bytes = state.present.count
+        let epoch = state.isChanged && !state.isFlushed ? try markedEpoch() : nil
         // Whoever saves knows of all changes that were begun.
         try database.run(
             """
-            INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns) VALUES (?1, ?2, 0, ?3, ?4, ?5)
+            INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns, epoch)
+            VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6)
             ON CONFLICT(inode) DO UPDATE SET dirty = max(dirty, ?2), changing = 0, present = ?3, cached_bytes = ?4,
-                used_ns = ?5
-            """, .int(state.inode.row), SQLValue(state.isChanged), .blob(state.present.encoded), .int(bytes), .int(now))
+                used_ns = ?5, epoch = CASE WHEN ?2 OR ?7 THEN ?6 ELSE epoch END
+            """, .int(state.inode.row), SQLValue(state.isChanged), .blob(state.present.encoded), .int(bytes), .int(now),
+            SQLValue(epoch), SQLValue(state.isFlushed))
         guard state.isChanged else { return try generations(of: state.inode).content }
         try database.run(
             "UPDATE inode SET size_bytes = ?, modified_ns = coalesce(?, modified_ns), changed_ns = ? WHERE id = ?",
@@ -107,9 +121,10 @@ extension Tables {
     func makeDirty(_ inode: InodeID, isChanging: Bool) throws(CatalogError) {
         try database.run(
             """
-            INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns) VALUES (?1, 1, ?2, x'', 0, ?3)
-            ON CONFLICT(inode) DO UPDATE SET dirty = 1, changing = max(changing, ?2)
-            """, .int(inode.row), SQLValue(isChanging), .int(now))
+            INSERT INTO content(inode, dirty, changing, present, cached_bytes, used_ns, epoch)
+            VALUES (?1, 1, ?2, x'', 0, ?3, ?4)
+            ON CONFLICT(inode) DO UPDATE SET dirty = 1, changing = max(changing, ?2), epoch = coalesce(?4, epoch)
+            """, .int(inode.row), SQLValue(isChanging), .int(now), SQLValue(isChanging ? try markedEpoch() : nil))
     }
 
     /// The bytes have a new state. Returns its generation.
@@ -123,24 +138,28 @@ extension Tables {
     func contentRecord(_ inode: InodeID) throws(CatalogError) -> ContentRecord? {
         let row = try database.first(
             """
-            SELECT size_bytes, content_generation, object, source_version, source_size_bytes, dirty, changing, present
+            SELECT size_bytes, content_generation, object, source_version, source_size_bytes, dirty, changing, present,
+                epoch
             FROM inode LEFT JOIN content ON content.inode = inode.id WHERE id = ? AND kind = ?
             """, .int(inode.row), .int(Int64(FileKind.file.rawValue))
         ) { row throws(CatalogError) in
             (
                 size: row.int(0), generation: row.int(1), object: row.optionalInt(2), version: row.text(3),
                 sourceSize: row.int(4), isDirty: row.bool(5), isChanging: row.bool(6),
-                present: try presentRanges(row.blob(7) ?? [])
+                present: try presentRanges(row.blob(7) ?? []), epoch: row.optionalInt(8)
             )
         }
         guard let row else { return nil }
+        // What lies at no object is nowhere else.
+        let trust = trust(in: row.epoch, isDirty: row.isDirty || row.object == nil)
         return ContentRecord(
-            inode: inode, size: row.size, generation: row.generation, isDirty: row.isDirty, present: row.present,
+            inode: inode, size: row.size, generation: row.generation, isDirty: row.isDirty,
+            present: trust == .lost ? RangeSet() : row.present,
             source: try row.object.map { object throws(CatalogError) in
                 try source(object, inode, version: row.version, size: row.sourceSize)
             },
             sourceWork: try row.object.map { object throws(CatalogError) in try work(on: object, of: inode) } ?? .none,
-            isChanging: row.isChanging)
+            isChanging: row.isChanging, trust: trust)
     }
 
     private func source(_ object: Int64, _ inode: InodeID, version: String?, size: Int64) throws(CatalogError)

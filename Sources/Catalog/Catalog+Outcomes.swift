@@ -204,7 +204,12 @@ extension Tables {
             try setSource(of: record.id, object: object.id, version: metadata.version, size: metadata.size)
         }
         if isNewest {
-            try database.run("UPDATE content SET dirty = 0 WHERE inode = ?", .int(record.id.row))
+            // What a loss of power has left of it was read for the upload: that much is on the disk.
+            try database.run(
+                """
+                UPDATE content SET dirty = 0, epoch = CASE WHEN dirty AND epoch <= ?2 THEN NULL ELSE epoch END
+                WHERE inode = ?1
+                """, .int(record.id.row), .int(epochs.flushed))
         }
         try settle(object.id, in: record.id)
         // A file that was changed meanwhile is due again as if that had been its first change.

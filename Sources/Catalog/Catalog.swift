@@ -46,8 +46,10 @@ package final class Catalog: Sendable {
 
     /// Opens the catalog at `path`, or makes it, and brings it to the newest format.
     ///
+    /// - Parameter boot: Names this run of the machine's kernel; nil: not known, so that it counts as another one than
+    ///   at the last use.
     /// - Throws: ``CatalogError``: `.damaged`, `.corrupt`, `.tooNew`, `.noSpace`.
-    package init(path: String, clock: any Clock) throws(CatalogError) {
+    package init(path: String, clock: any Clock, boot: String? = Catalog.bootOfThisMachine) throws(CatalogError) {
         files = CatalogFiles(path: path)
         try files.expectWhole()
         // Before SQLite makes an empty log.
@@ -63,6 +65,7 @@ package final class Catalog: Sendable {
         try tables.skipInodes()
         try tables.loadCapabilities()
         try tables.loadDurability()
+        try tables.loadEpochs(boot)
         log = dup(database.log)
         self.clock = clock
         self.tables = UrgencyLock(tables)
@@ -148,6 +151,8 @@ package final class Catalog: Sendable {
 
     /// How many transactions there were: what a call costs, on any machine.
     var transactions: Int { commits.load(ordering: .relaxed) }
+    /// Those up to this one survive a loss of power for certain.
+    var durableTransactions: Int { durableCommits.load(ordering: .acquiring) }
 
     func read<Result>(_ body: (Tables) throws(CatalogError) -> Result) throws(CatalogError) -> Result {
         var isOpen = true
@@ -169,7 +174,13 @@ package final class Catalog: Sendable {
         try read { tables throws(CatalogError) in
             // Also one that fails: it has perhaps reached the log.
             defer { commits.add(1, ordering: .releasing) }
-            return try tables.database.transaction { () throws(CatalogError) in try body(tables) }
+            do throws(CatalogError) {
+                return try tables.database.transaction { () throws(CatalogError) in try body(tables) }
+            } catch {
+                tables.isEpochNoted = false
+                tables.changedSpans = [:]
+                throw error
+            }
         }
     }
 

@@ -32,6 +32,7 @@ package struct CatalogRescue: Sendable {
         try new.write { tables throws(CatalogError) in
             if let reader {
                 knowsAllContents = try reader.read(into: tables.database)
+                try tables.loadEpochs(tables.boot)
                 strays = try Mending(tables).mend(isComplete: false).strays
                 entries = try tables.database.first("SELECT count(*) FROM entry") { $0.int(0) } ?? 0
             }
@@ -107,6 +108,9 @@ private struct SalvageReader {
     func read(into new: Database) throws(CatalogError) -> Bool {
         try new.run("DELETE FROM inode")
         try new.run("DELETE FROM object")
+        try new.run("DELETE FROM note")
+        // A catalog of an older format gets the column that it lacks; in the others it is there.
+        try? old.execute("ALTER TABLE content ADD COLUMN epoch INTEGER DEFAULT 0")
         for table in [Self.inodes, Self.entries, Self.objects, Self.pending] { _ = try copy(table, to: new) }
         let isComplete = try copy(Self.contents, to: new)
         // Tables without row numbers are read up to the damage.
@@ -264,13 +268,13 @@ private struct SalvageReader {
     private static let contents = Table(
         last: "SELECT inode FROM content ORDER BY inode DESC LIMIT 1",
         from: """
-            SELECT inode, dirty, changing, present, cached_bytes, used_ns FROM content WHERE inode > ?
+            SELECT inode, dirty, changing, present, cached_bytes, used_ns, epoch FROM content WHERE inode > ?
             ORDER BY inode LIMIT 500
             """,
-        one: "SELECT inode, dirty, changing, present, cached_bytes, used_ns FROM content WHERE inode = ?",
+        one: "SELECT inode, dirty, changing, present, cached_bytes, used_ns, epoch FROM content WHERE inode = ?",
         insert: """
-            INSERT OR IGNORE INTO content(inode, dirty, changing, present, cached_bytes, used_ns)
-            VALUES (?, ?, ?, ?, ?, ?)
+            INSERT OR IGNORE INTO content(inode, dirty, changing, present, cached_bytes, used_ns, epoch)
+            VALUES (?, ?, ?, ?, ?, ?, ?)
             """)
 }
 

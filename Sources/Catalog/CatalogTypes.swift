@@ -197,6 +197,17 @@ package enum SourceWork: Sendable {
     case other
 }
 
+/// Whether the cache file of a content certainly holds the bytes that were written to it.
+package enum CacheTrust: Sendable {
+    /// They are on the disk.
+    case flushed
+    /// They are in the cache file, and may be lost with the power.
+    case unflushed
+    /// The machine went down before they were flushed: what the cache file holds may be zeros or older bytes. The store
+    /// has what was written. Nothing counts as present until ``Catalog/contentWasEvicted(_:)`` has said so for good.
+    case lost
+}
+
 /// What the catalog remembers of a file's content.
 package struct ContentRecord: Sendable {
     package var inode: InodeID
@@ -213,9 +224,10 @@ package struct ContentRecord: Sendable {
     package var sourceWork: SourceWork
     /// Whether a change was begun and not saved, as after a crash: the cache file may then be longer than `size`.
     package var isChanging: Bool
+    package var trust: CacheTrust
     package init(
         inode: InodeID, size: Int64, generation: Int64, isDirty: Bool, present: RangeSet, source: ContentSource?,
-        sourceWork: SourceWork = .none, isChanging: Bool
+        sourceWork: SourceWork = .none, isChanging: Bool, trust: CacheTrust = .flushed
     ) {
         self.inode = inode
         self.size = size
@@ -225,6 +237,7 @@ package struct ContentRecord: Sendable {
         self.source = source
         self.sourceWork = sourceWork
         self.isChanging = isChanging
+        self.trust = trust
     }
 }
 
@@ -472,11 +485,16 @@ package struct ContentState: Sendable {
     package var modified: Timestamp?
     /// Content was changed since the last save: counts as a change for due times.
     package var isChanged: Bool
-    package init(inode: InodeID, size: Int64, present: RangeSet, modified: Timestamp?, isChanged: Bool) {
+    /// All that was written to the cache file is on the disk. false says nothing where nothing was changed.
+    package var isFlushed: Bool
+    package init(
+        inode: InodeID, size: Int64, present: RangeSet, modified: Timestamp?, isChanged: Bool, isFlushed: Bool = false
+    ) {
         self.inode = inode
         self.size = size
         self.present = present
         self.modified = modified
         self.isChanged = isChanged
+        self.isFlushed = isFlushed
     }
 }

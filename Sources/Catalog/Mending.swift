@@ -59,9 +59,9 @@ extension Tables {
         present.insert(0..<max(0, size))
         try database.run(
             """
-            INSERT OR REPLACE INTO content(inode, dirty, changing, present, cached_bytes, used_ns)
-            VALUES (?1, 1, 1, ?2, ?3, ?4)
-            """, .int(inode.row), .blob(present.encoded), .int(present.count), .int(now))
+            INSERT OR REPLACE INTO content(inode, dirty, changing, present, cached_bytes, used_ns, epoch)
+            VALUES (?1, 1, 1, ?2, ?3, ?4, ?5)
+            """, .int(inode.row), .blob(present.encoded), .int(present.count), .int(now), .int(markedEpoch()))
         try markNames(of: inode, bytes: size)
     }
 }

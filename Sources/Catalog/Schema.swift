@@ -111,6 +111,10 @@ enum Schema {
         END;
         CREATE INDEX pending_parked ON pending(id) WHERE parked = 1;
         """,
+        """
+        -- In which epoch a program has last written into the cache file; NULL: all of it was flushed since. See Epochs.
+        ALTER TABLE content ADD COLUMN epoch INTEGER DEFAULT 0;
+        """,
     ]
 
     /// Brings a database to the newest version, in one transaction a step.

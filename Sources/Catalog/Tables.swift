@@ -21,6 +21,16 @@ final class Tables {
     var subtreesEnded: [Int64: Moment] = [:]
     /// Counts the work that has ended: tells in which order things were, whatever the clock does.
     var workCount: Int64 = 0
+    /// What a loss of power can have taken: see ``Epochs``.
+    var epochs = Epochs()
+    /// The one that is now, whether the catalog notes that contents carry it, and the run of the machine's kernel.
+    var epoch: Int64 = 0
+    var isEpochNoted = false
+    var boot: String?
+    /// Spans of inodes in which believed bytes were changed since the disk was flushed, and the transactions that have
+    /// noted it; and how many such changes came before there were spans.
+    var changedSpans: [Int64: Int] = [:]
+    var lonelyChanges = 0
     /// Times and urgency of the row whose work brings about new rows; nil: a user's change does. See ``causing(_:_:)``.
     var cause: Cause?
 
@@ -248,14 +258,15 @@ final class Tables {
     func isComplete(_ id: InodeID) throws(CatalogError) -> Bool {
         try database.first(
             """
-            SELECT coalesce(source_size_bytes, 0), size_bytes, present, object FROM inode
+            SELECT coalesce(source_size_bytes, 0), size_bytes, present, object, dirty, epoch FROM inode
             LEFT JOIN content ON content.inode = inode.id WHERE id = ?
             """, .int(id.row)
         ) { row throws(CatalogError) -> Bool in
             if row.isNull(3) { return true }
             let needed = min(row.int(0), row.int(1))
             guard needed > 0 else { return true }
-            guard let bytes = row.blob(2) else { return false }
+            let trust = trust(in: row.optionalInt(5), isDirty: row.bool(4))
+            guard let bytes = row.blob(2), trust != .lost else { return false }
             return try presentRanges(bytes).contains(0..<needed)
         } ?? true
     }

@@ -198,8 +198,14 @@ extension MountStack {
     /// - Parameter report: told how far it is; false ends the waiting.
     /// - Returns: what is left.
     func drain(_ path: StorePath?, report: (DrainProgress) -> Bool) throws(MountError) -> DrainProgress {
-        do { return try synchronizer.drain(path, report: report) } catch {
-            throw MountError("the catalog cannot be read: \(error.message)")
+        do {
+            let left = try synchronizer.drain(path, report: report)
+            // A loss of power must not bring back a catalog that takes what is on the store for changes still to be
+            // made: of the cache files less may be left.
+            try catalog.makeDurable()
+            return left
+        } catch {
+            throw MountError("the catalog cannot be used: \(error.message)")
         }
     }
 

@@ -87,10 +87,11 @@ final class MemoryIndex: ContentIndex {
             }
         }
     }
-    func contentWasEvicted(_ inode: InodeID) throws(CatalogError) {
-        state.withLock {
-            if $0.rows[inode]!.record.isDirty { return }
-            $0.rows[inode]!.record.present = RangeSet()
+    func contentWasEvicted(_ inode: InodeID) throws(CatalogError) -> Int64 {
+        state.withLock { state in
+            if state.rows[inode]!.record.isDirty { return 0 }
+            defer { state.rows[inode]!.record.present = RangeSet() }
+            return state.rows[inode]!.record.present.count
         }
     }
     func noteUse(of inodes: [InodeID]) throws(CatalogError) {
@@ -130,4 +131,6 @@ final class MemoryIndex: ContentIndex {
         state.withLock { $0.durable += 1 }
         _ = isDiskBusy.wait { $0 ? nil : true }
     }
+    func diskWillBeFlushed() throws(CatalogError) -> Int64? { nil }
+    func diskWasFlushed(_ epoch: Int64) throws(CatalogError) {}
 }

@@ -312,7 +312,7 @@ private final class World {
     func evictAll() {
         trace.append("    evict all")
         for candidate in (try? catalog.catalog.evictionCandidates(limit: 10_000)) ?? [] {
-            try? catalog.catalog.contentWasEvicted(candidate.inode)
+            _ = try? catalog.catalog.contentWasEvicted(candidate.inode)
             cache[candidate.inode] = nil
         }
     }

@@ -107,17 +107,4 @@ struct DamageTests {
         #expect(try new.catalog.create(file, named: name("new"), in: .root).id.value > 5000)
         #expect(rescue.entries >= Int64(found.count))
     }
-
-    private func copyBytes(_ source: String, _ target: String) throws {
-        let from = open(source, O_RDONLY)
-        let to = open(target, O_WRONLY | O_CREAT | O_TRUNC, 0o600)
-        defer {
-            close(from)
-            close(to)
-        }
-        var buffer = [UInt8](repeating: 0, count: 65536)
-        while case let count = read(from, &buffer, buffer.count), count > 0 {
-            try #require(write(to, buffer, count) == count)
-        }
-    }
 }

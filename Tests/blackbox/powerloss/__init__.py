@@ -11,6 +11,7 @@ import pathlib
 import random
 import shutil
 import subprocess
+import uuid
 
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_ALL = -100, 0x100, 0xfff
@@ -33,8 +34,15 @@ class Disk:
         self.root, self.images = pathlib.Path(root), pathlib.Path(images)
         self.images.mkdir()
         self.log = self.images.with_name(self.images.name + ".log")
+        self.boot = self.images.with_name(self.images.name + ".boot")
         self.environment = {"LD_PRELOAD": str(library), "CLOUDFUSION_SYNCED_ROOT": str(self.root),
-                            "CLOUDFUSION_SYNCED_IMAGES": str(self.images), "CLOUDFUSION_SYNCED_LOG": str(self.log)}
+                            "CLOUDFUSION_SYNCED_IMAGES": str(self.images), "CLOUDFUSION_SYNCED_LOG": str(self.log),
+                            "CLOUDFUSION_SYNCED_BOOT": str(self.boot)}
+        self.boot_machine()
+
+    def boot_machine(self):
+        """From now on the program is told that the machine's kernel runs since then."""
+        self.boot.write_text(f"{uuid.uuid4()}\n")
 
     def syncs(self):
         """What was synced since the last call: the paths, relative to the root."""
@@ -56,6 +64,7 @@ class Disk:
         self.images.mkdir()
         for path in [self.root, *self.root.rglob("*")]:
             self.keep(path)
+        self.boot_machine()
 
     def keep(self, path):
         """What is on the disk when the power comes back is on the disk."""

@@ -5,6 +5,7 @@
  *                                          "<identity> <kind> <name>" with a NUL in place of the line's end
  *
  *   CLOUDFUSION_SYNCED_LOG                 a line for each sync: the path of what was synced
+ *   CLOUDFUSION_SYNCED_BOOT                what the program reads as the kernel's boot_id
  *
  * An identity is an inode's number and its time of birth, since numbers are used again. The image is complete before
  * the program's call returns. __init__.py puts a folder together from the images. */
@@ -15,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,3 +161,22 @@ int syncfs(int fd) {
     if (status == 0 && watched(fd, path, sizeof path)) keep_below(path);
     return status;
 }
+
+static const char *as_told(const char *path) {
+    const char *boot = getenv("CLOUDFUSION_SYNCED_BOOT");
+    return boot && strcmp(path, "/proc/sys/kernel/random/boot_id") == 0 ? boot : path;
+}
+
+#define OPEN(name)                                                                          \
+    int name(const char *path, int flags, ...) {                                            \
+        static int (*real)(const char *, int, ...);                                         \
+        va_list rest;                                                                       \
+        va_start(rest, flags);                                                              \
+        mode_t mode = flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE ? va_arg(rest, mode_t) : 0; \
+        va_end(rest);                                                                       \
+        if (!real) real = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, #name);         \
+        return real(as_told(path), flags, mode);                                            \
+    }
+
+OPEN(open)
+OPEN(open64)
