@@ -215,7 +215,7 @@ extension Tables {
         // A file that was changed meanwhile is due again as if that had been its first change.
         try database.run(
             """
-            UPDATE pending SET checkpoint = NULL, expedited = CASE WHEN revision = ?2 THEN expedited ELSE 0 END,
+            UPDATE pending SET checkpoint = NULL, sent = NULL, expedited = CASE WHEN revision = ?2 THEN expedited ELSE 0 END,
                 since_ns = CASE WHEN revision = ?2 THEN since_ns ELSE changed_ns END WHERE id = ?1
             """, .int(placement.item.value), .int(placement.revision))
         // The row is done with, if nothing has changed since: to plan it once more would tell nothing else.

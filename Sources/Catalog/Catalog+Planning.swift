@@ -35,15 +35,37 @@ extension Catalog {
     /// the bytes. What was sent of the older state is of no use.
     package func plan(_ plan: UploadPlan, for generation: Int64) throws(CatalogError) -> UploadPlan {
         guard plan.placement.contentGeneration != generation else { return plan }
-        return try read { tables throws(CatalogError) in
+        return try write { tables throws(CatalogError) in
             var plan = plan
             plan.placement.contentGeneration = generation
             plan.checkpoint = nil
             guard let inode = try tables.inode(plan.placement.inode) else { return plan }
             plan.attributes = try tables.storeAttributes(of: inode)
             plan.placement.attributeGeneration = try tables.generations(of: inode.id).attributes
+            try tables.noteSending(SentState(size: inode.size, plan.attributes), by: plan.placement.item.value)
             return plan
         }
+    }
+}
+
+extension Tables {
+    /// How many states that were perhaps sent are known at most.
+    private static let mostSent = 8
+
+    func sentStates(of row: Int64) throws(CatalogError) -> [SentState] {
+        let text = try database.first("SELECT sent FROM pending WHERE id = ?", .int(row)) { $0.text(0) } ?? nil
+        return (text ?? "").split(separator: ",").compactMap { SentState($0) }
+    }
+
+    /// The state is about to be sent. Whoever finds it on the store after a crash knows that it is ours.
+    fileprivate func noteSending(_ state: SentState?, by row: Int64) throws(CatalogError) {
+        guard let state else { return }
+        var states = try sentStates(of: row)
+        guard states.last != state else { return }
+        states.removeAll { $0 == state }
+        states = states.suffix(Self.mostSent - 1) + [state]
+        try database.run(
+            "UPDATE pending SET sent = ? WHERE id = ?", .text(states.map(\.text).joined(separator: ",")), .int(row))
     }
 }
 
@@ -399,10 +421,10 @@ private struct Planner {
                 return try setAttributes(inode, slot, object)
             }
             if object.foreign != 0 {
-                // Of the same size, it may be ours: written right before a crash. The store decides, by the condition.
-                if object.foreign == 2 || object.size != inode.size
-                    || !tables.capabilities.contains(.conditionalCreate)
-                {
+                // It may be ours, written right before a crash, when it is as large as what was sent. Whoever uploads finds
+                // out, since there is something.
+                let sizes = try tables.sentStates(of: row.id).map(\.size) + [inode.size]
+                guard object.foreign != 2, sizes.contains(object.size) else {
                     return try keepConflict(slot, object)
                 }
                 return try upload(inode, slot, generations, .ifAbsent)
@@ -469,13 +491,17 @@ private struct Planner {
         _ inode: InodeRecord, _ slot: Slot, _ generations: (content: Int64, attributes: Int64),
         _ condition: WriteCondition
     ) throws(CatalogError) -> SyncStep {
-        .upload(
+        let attributes = try tables.storeAttributes(of: inode)
+        let body = inode.kind == .file ? nil : inode.target ?? []
+        let sentBefore = try tables.sentStates(of: row.id)
+        try tables.noteSending(SentState(size: body.map { Int64($0.count) } ?? inode.size, attributes), by: row.id)
+        return .upload(
             UploadPlan(
                 placement: placement(of: inode, slot, generations), kind: inode.kind, target: slot.path,
-                condition: condition, attributes: try tables.storeAttributes(of: inode),
-                fixedBody: inode.kind == .file ? nil : inode.target ?? [],
+                condition: condition, attributes: attributes, fixedBody: body,
                 checkpoint: try tables.database.first(
-                    "SELECT checkpoint FROM pending WHERE id = ?", .int(row.id), body: { $0.text(0) }) ?? nil))
+                    "SELECT checkpoint FROM pending WHERE id = ?", .int(row.id), body: { $0.text(0) }) ?? nil,
+                sentBefore: sentBefore))
     }
 
     private func placement(

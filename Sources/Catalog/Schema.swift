@@ -114,6 +114,8 @@ enum Schema {
         """
         -- In which epoch a program has last written into the cache file; NULL: all of it was flushed since. See Epochs.
         ALTER TABLE content ADD COLUMN epoch INTEGER DEFAULT 0;
+        -- What was sent of a file, perhaps, and is not known to be on the store: see SentState.
+        ALTER TABLE pending ADD COLUMN sent TEXT;
         """,
     ]
 

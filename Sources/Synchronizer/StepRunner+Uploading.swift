@@ -173,15 +173,16 @@ extension StepRunner {
     ///
     /// Its bytes are compared with those of this upload, which every store can answer, whatever its versions and
     /// checksums are. Parts that were to be taken from the object itself are not compared: there it cannot differ
-    /// from what was wanted. When the file has changed in the meantime, so that there is nothing to compare with,
+    /// from what was wanted. When the file has changed since it was sent, so that there is nothing to compare with,
     /// size and all times to the nanosecond have to be those that were sent.
     private func origin(of there: Metadata, _ plan: UploadPlan, _ body: UploadBody, _ view: UploadView?)
         throws(StoreError) -> Origin
     {
-        guard there.kind == plan.kind || (there.kind == .file && !store.capabilities.contains(.specialFiles)),
-            there.size == body.length
-        else { return .somebodyElse }
-        if view?.isIntact() ?? true {
+        guard there.kind == plan.kind || (there.kind == .file && !store.capabilities.contains(.specialFiles)) else {
+            return .somebodyElse
+        }
+        func isIntact() -> Bool { view?.isIntact() ?? true }
+        if there.size == body.length, isIntact() {
             guard there.size > 0 else { return .thisUpload }
             let comparison = ComparisonSink(body)
             do {
@@ -191,13 +192,12 @@ extension StepRunner {
                     throw error
                 }
             }
-            if comparison.isComplete, view?.isIntact() ?? true { return .thisUpload }
-            if view?.isIntact() ?? true { return .somebodyElse }
+            if comparison.isComplete, isIntact() { return .thisUpload }
         }
-        guard let sent = plan.attributes.modified, let attributes = there.attributes, attributes.modified == sent,
-            attributes.changed == plan.attributes.changed
-        else { return .somebodyElse }
-        return .olderUpload
+        guard let found = SentState(size: there.size, there.attributes) else { return .somebodyElse }
+        // What has the times of this very state, and other bytes, is kept: a damaged disk may have lost them here.
+        if found == SentState(size: body.length, plan.attributes) { return isIntact() ? .somebodyElse : .olderUpload }
+        return plan.sentBefore.contains(found) ? .olderUpload : .somebodyElse
     }
 
     private func withOurAttributes(_ there: Metadata, _ plan: UploadPlan) throws(StoreError) -> Metadata {

@@ -100,6 +100,95 @@ import Threading
         #expect(try bench.files() == ["f"])
     }
 
+    /// Has the store do an upload, and the mount end before it has heard of it.
+    private func putBeforeCrash(_ bench: Workbench, _ path: String, isDone: Bool = true) throws {
+        let pending = try bench.pending()
+        let item = try #require(pending.first)
+        guard case .upload(let plan) = try bench.catalog.plan(item) else {
+            Issue.record("no upload is planned")
+            return
+        }
+        let content = try bench.cache.open(plan.placement.inode)
+        let view = try content.prepareUpload(bench.store.capabilities)
+        if isDone {
+            _ = try bench.memory.put(
+                view.body, at: StorePath(path)!, PutOptions(kind: plan.kind, attributes: plan.attributes))
+        }
+        view.end()
+        content.close()
+        try bench.restart()
+        // What is done after it has another time.
+        let time = SystemClock().fileTime
+        try bench.wait("the clock") { SystemClock().fileTime > time }
+    }
+
+    @Test(
+        "what was put right before a crash and changed again after it is found to be ours",
+        arguments: ["three", "other bytes", ""], [true, false])
+    func changedAfterCrash(text: String, isListed: Bool) throws {
+        for features in [[], [.conditionalCreate, .conditionalReplace]] as [StoreCapabilities.Features] {
+            for isReplaced in [true, false] {
+                let bench = try Workbench(without: features)
+                if isReplaced {
+                    try bench.write("f", "1")
+                    try bench.drain()
+                    bench.synchronizer.stop()
+                    try bench.restart()
+                }
+                try bench.write("f", "first")
+                try putBeforeCrash(bench, "f")
+                // Once more: of the first one the answer is still not known.
+                try bench.write("f", "second")
+                try putBeforeCrash(bench, "f", isDone: false)
+                try bench.write("f", text)
+                if isListed { try bench.list("") }
+                #expect(try bench.drain().itemsLeft == 0)
+                #expect(try bench.files() == ["f"])
+                #expect(bench.text("f") == text)
+                #expect(bench.statistics.snapshot()[.conflicts] == 0)
+            }
+        }
+    }
+
+    @Test("what was put right before a crash and is listed after it is found to be ours", arguments: [true, false])
+    func listedAfterCrash(withConditions: Bool) throws {
+        let bench = try Workbench(without: withConditions ? [] : [.conditionalCreate, .conditionalReplace])
+        try bench.write("f", "the same bytes")
+        try putBeforeCrash(bench, "f")
+        try bench.list("")
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(try bench.files() == ["f"])
+        #expect(bench.statistics.snapshot()[.conflicts] == 0)
+    }
+
+    @Test("what others have put there is not taken for what was about to be sent", arguments: [true, false])
+    func foreignAfterCrash(isListed: Bool) throws {
+        for features in [[], [.conditionalCreate, .conditionalReplace]] as [StoreCapabilities.Features] {
+            let bench = try Workbench(without: features)
+            try bench.write("f", "ours, ")
+            try putBeforeCrash(bench, "f", isDone: false)
+            try bench.writeForeign("f", "theirs")
+            try bench.write("f", "ours, changed")
+            if isListed { try bench.list("") }
+            #expect(try bench.drain().itemsLeft == 0)
+            let files = try bench.files()
+            #expect(files.count == 2 && bench.text("f") == "ours, changed")
+            #expect(files.first { $0 != "f" }.flatMap { bench.text($0) } == "theirs")
+        }
+    }
+
+    @Test("of what has the times that were sent and other bytes than are here both are kept: a disk may have lost them")
+    func lostBytesAfterCrash() throws {
+        let bench = try Workbench()
+        let inode = try bench.write("f", "as it was")
+        try putBeforeCrash(bench, "f")
+        let folder = String(UInt64(inode.value & 0xff), radix: 16)
+        let path = "\(bench.folder)/cache/content/\(folder.count == 1 ? "0" + folder : folder)/\(inode.value)"
+        #expect(truncate(path, 0) == 0 && truncate(path, 9) == 0)
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(try bench.files().contains { bench.text($0) == "as it was" })
+    }
+
     @Test("a replaced file whose upload's answer was lost is found to be ours too")
     func crashAfterReplacing() throws {
         let bench = try Workbench()
