@@ -3,7 +3,9 @@
 /// `cloudfusion MOUNTPOINT stop` means the same as `cloudfusion stop MOUNTPOINT`, and a line without a sub-command
 /// means `mount`. The words `foreground` and `log` behind a mount point are the predecessor's.
 package enum CommandWords {
-    package static let commands = ["mount", "stop", "sync", "status", "check-config", "fsck", "restore", "uuid", "version"]
+    package static let commands = [
+        "mount", "stop", "sync", "status", "check-config", "fsck", "restore", "uuid", "version",
+    ]
     /// Options whose value is the next word.
     private static let withValue: Set<String> = ["-o", "-c", "--config", "--ready-fd"]
 
