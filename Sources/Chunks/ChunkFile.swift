@@ -16,6 +16,16 @@ final class UnlinkedFile: Sendable {
 
     deinit { close(descriptor) }
 
+    var size: Int64 {
+        get throws(StoreError) {
+            var status = stat()
+            guard fstat(descriptor, &status) == 0 else {
+                throw StoreError(.internal, "a temporary file cannot be looked at: \(String(cString: strerror(errno)))")
+            }
+            return Int64(status.st_size)
+        }
+    }
+
     func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws(StoreError) {
         var done = 0
         while done < bytes.count {

@@ -68,7 +68,7 @@ final class ChunkMap {
     typealias Database = SQLiteDatabase<ChunkMapError>
     let database: Database
 
-    private static let format: Int64 = 1
+    static let format: Int64 = 1
     static let tables = """
         CREATE TABLE note(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
         -- live_bytes: how many of data_bytes, those of all files in it, belong to files that are there now.
@@ -110,6 +110,9 @@ final class ChunkMap {
         let database = try Database(path: path)
         let version = try database.first("SELECT version FROM format") { $0.int(0) }
         if version == format {
+            // One that is read in a moment is looked through; what is wrong with a larger one is found when it is used.
+            var status = stat()
+            guard stat(path, &status) == 0, status.st_size <= 32 << 20 else { return database }
             guard try database.first("PRAGMA quick_check(1)", body: { $0.text(0) }) == "ok" else {
                 throw ChunkMapError(SQLiteFault(kind: .corrupt, text: "a check of it finds faults"))
             }

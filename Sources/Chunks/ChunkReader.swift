@@ -167,7 +167,7 @@ final class ChunkReader: Sendable {
 }
 
 /// Writes what is read to a file.
-private final class FileSink: ReadSink {
+final class FileSink: ReadSink {
     private let file: UnlinkedFile
     init(_ file: UnlinkedFile) { self.file = file }
 

@@ -71,6 +71,7 @@ extension ChunkStore {
                 break
             }
         }
+        putSnapshotIfDue()
         position = 0
         for request in requests {
             request.results = jobs[position..<(position + request.changes.count)].map { $0.result! }
@@ -91,6 +92,9 @@ extension ChunkStore {
             var end = start
             while end < jobs.count {
                 let job = jobs[end]
+                if draft.touched == 0, case .delete = job.change, !job.isSettled {
+                    try deletePlainRun(jobs[end...], draft: &draft)
+                }
                 if !job.isSettled {
                     guard draft.touched == 0 || hasRoom(draft, for: job) else { break }
                     job.result = nil
@@ -112,12 +116,35 @@ extension ChunkStore {
             switch try put(&draft, jobs[start..<end]) {
             case .done(let chunk):
                 for job in jobs[start..<end] where job.result == nil { finish(job, chunk) }
+                delete(draft.deletions)
                 deleteReplaced(draft.replaced)
                 return end
             case .again: continue
             }
         }
         throw StoreError(.unavailable, "other machines were faster a thousand times")
+    }
+
+    /// Deletes in one request the plain objects that the next deletions are of, up to the first that is more than that.
+    private func deletePlainRun(_ jobs: ArraySlice<Job>, draft: inout Draft) throws(StoreError) {
+        var run: [(job: Job, path: StorePath)] = []
+        for job in jobs {
+            guard run.count < base.capabilities.deleteBatch, !job.isSettled, case .delete(let path) = job.change,
+                !path.isRoot, !path.isInside(ChunkPaths.control), try draft.node(at: path) == nil,
+                let object = try plain.entry(at: path), object.kind != .directory
+            else { break }
+            run.append((job, path))
+        }
+        guard run.count > 1 else { return }
+        for ((job, path), error) in zip(run, base.delete(run.map(\.path))) {
+            if let error {
+                job.settle(error)
+            } else {
+                plain.note(nil, at: path)
+                job.result = .success(nil)
+                job.isSettled = true
+            }
+        }
     }
 
     private func hasRoom(_ draft: Draft, for job: Job) -> Bool {
@@ -145,6 +172,15 @@ extension ChunkStore {
                 body.segments.reduce(0) { sum, segment in
                     if case .stored = segment { sum } else { sum + segment.length }
                 })
+        }
+    }
+
+    /// Deletes the plain objects that were kept until the chunk was on the store.
+    private func delete(_ deletions: [StorePath: Job]) {
+        guard !deletions.isEmpty else { return }
+        let pairs = Array(deletions)
+        for ((path, job), error) in zip(pairs, base.delete(pairs.map(\.key))) {
+            if let error { job.result = .failure(error) } else { plain.note(nil, at: path) }
         }
     }
 

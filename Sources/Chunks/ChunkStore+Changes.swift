@@ -33,7 +33,10 @@ extension ChunkStore {
         _ path: StorePath, _ draft: inout Draft, exactly: Bool = false
     ) throws(StoreError) -> (packed: DraftNode?, plain: Metadata?, seen: Overlay) {
         let packed = try draft.node(at: path)
-        let object = exactly ? try plain.metadata(of: path) : try plain.entry(at: path)
+        var object: Metadata?
+        if draft.deletions[path] == nil {
+            object = exactly ? try plain.metadata(of: path) : try plain.entry(at: path)
+        }
         return (packed, object, Overlay(packed: packed?.node, plain: object))
     }
 
@@ -97,6 +100,7 @@ extension ChunkStore {
         try check(options.condition, seen, path)
         guard let limit = settings.smallFileLimit, body.length <= limit, path.canBePacked, options.kind != .socket
         else {
+            try draft.expectSettled(path)
             var below = options
             below.condition = self.below(options.condition, object)
             let metadata = try base.put(try withoutMembers(body, &draft), at: path, below)
@@ -201,6 +205,7 @@ extension ChunkStore {
             throw StoreError(.notADirectory, "'\(path)' is a file", path: path)
         }
         guard packed != nil || (settings.smallFileLimit != nil && path.canBePacked) else {
+            try draft.expectSettled(path)
             try base.createDirectory(at: path, attributes)
             plain.forget(path)
             plain.note(object ?? Metadata(kind: .directory, modified: clock.calendar, attributes: attributes), at: path)
@@ -289,6 +294,7 @@ extension ChunkStore {
             return
         }
         if case .plain = seen {
+            try draft.expectSettled(path)
             try base.move(source, to: path)
             plain.note(nil, at: source)
             plain.note(object!, at: path)
@@ -297,6 +303,7 @@ extension ChunkStore {
             if there != nil { draft.remove(path) }
             return
         }
+        if !path.canBePacked { try draft.expectSettled(path) }
         if path.canBePacked {
             try place(packed!, path, over: plainThere, job, &draft)
         } else {
@@ -341,6 +348,8 @@ extension ChunkStore {
         }
         if packed != nil { try draft.expectKind(true, at: path) }
         for (old, node) in below { try draft.expectKind(node.node.kind == .directory, at: target(old)) }
+        try draft.expectSettled(source)
+        try draft.expectSettled(path)
         if object?.kind == .directory {
             if !base.capabilities.contains(.directoryMove) {
                 if try plainChildren(source) {
@@ -389,6 +398,8 @@ extension ChunkStore {
             throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
         }
         try check(options.condition, replaced, path)
+        if case .plain = seen { try draft.expectSettled(path) }
+        if !path.canBePacked { try draft.expectSettled(path) }
         guard case .packed(let node) = seen else {
             var below = options
             below.condition = self.below(options.condition, plainThere)
@@ -431,8 +442,20 @@ extension ChunkStore {
         if path.isInside(ChunkPaths.control) { return }
         let (packed, object, seen) = try look(path, &draft)
         guard let found = seen.metadata else { return }
-        if found.kind == .directory { try expectEmpty(path, packed, object, &draft) }
-        if object != nil { try deletePlain(path) }
+        if found.kind == .directory {
+            try draft.expectSettled(path)
+            try expectEmpty(path, packed, object, &draft)
+        }
+        if let object {
+            // Of what a member hides nobody needs the bytes; it must not show up when the member is gone.
+            var isHidden = false
+            if case .packed = seen, object.kind != .directory { isHidden = true }
+            if draft.touched == 0 || isHidden || object.kind == .directory {
+                try deletePlain(path)
+            } else {
+                draft.deletions[path] = job
+            }
+        }
         if packed != nil { draft.remove(path) }
     }
 

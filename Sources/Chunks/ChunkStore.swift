@@ -13,6 +13,8 @@ package struct ChunkSettings: Sendable {
     package var trust: Duration
     /// How long chunks stay that nobody needs any more.
     package var grace: Duration
+    /// After how many chunks a snapshot is put beside them; 0: never by itself.
+    package var snapshotInterval: Int64
     /// A folder for files without names: a chunk in the making, and chunks that are kept for reading.
     package var folder: String
     /// Bytes of chunks that are kept for reading.
@@ -20,12 +22,13 @@ package struct ChunkSettings: Sendable {
 
     package init(
         smallFileLimit: Int64?, maxChunkSize: Int64 = 8_000_000, trust: Duration = .seconds(120),
-        grace: Duration = .seconds(3600), folder: String, readRoom: Int64? = nil
+        grace: Duration = .seconds(3600), snapshotInterval: Int64 = 64, folder: String, readRoom: Int64? = nil
     ) {
         self.smallFileLimit = smallFileLimit
         self.maxChunkSize = maxChunkSize
         self.trust = trust
         self.grace = grace
+        self.snapshotInterval = snapshotInterval
         self.folder = folder
         self.readRoom = readRoom ?? 8 * maxChunkSize
     }
@@ -49,6 +52,10 @@ package final class ChunkStore: Store {
         /// The format file was compared with the map.
         var isVerified = false
         var refreshed: MonotonicTime?
+        /// The newest snapshot that is known.
+        var snapshot: Int64?
+        var isMakingSnapshot = false
+        var snapshotThread: WorkerThread?
         var isShutDown = false
     }
 
@@ -198,9 +205,14 @@ package final class ChunkStore: Store {
     package func reconnect() { base.reconnect() }
 
     package func shutdown() {
-        state.withLock { $0.isShutDown = true }
+        let thread = state.withLock { state in
+            state.isShutDown = true
+            defer { state.snapshotThread = nil }
+            return state.snapshotThread
+        }
         reader.shutdown()
         base.shutdown()
+        thread?.join()
     }
 }
 
@@ -476,16 +488,31 @@ extension ChunkStore {
         return found.sorted()
     }
 
-    /// Makes the map anew where chunks between it and the newest one are gone.
+    /// Makes the map anew where it is empty and there is much, or where chunks between it and the newest one are gone.
     private func rebuildIfGap(_ volume: String) throws(StoreError) {
         let applied = try map.use { map throws(ChunkMapError) in try map.applied }
-        let later = try storedChunks(of: volume).filter { $0 > applied }
-        guard let first = later.first, first != applied + 1 else { return }
         let sequences = try storedChunks(of: volume)
+        guard let first = sequences.first(where: { $0 > applied }) else { return }
+        let snapshots = try storedSnapshots()
+        state.withLock { $0.snapshot = snapshots.last }
+        let isFarBehind = applied == 0 && snapshots.last ?? 0 > 1
+        guard first != applied + 1 || isFarBehind else { return }
         try map.replace { path throws(StoreError) in
+            var start: Int64 = 0
+            for snapshot in snapshots.reversed() {
+                do throws(StoreError) {
+                    try fetchSnapshot(snapshot, of: volume, to: path)
+                    start = snapshot
+                    break
+                } catch {
+                    // An older one, or the chunks themselves, tell the same.
+                    guard error.code == .corrupted || error.code == .notFound else { throw error }
+                    MapHolder.remove(path)
+                }
+            }
             let new = MapHolder(path: path)
-            try new.use { map throws(ChunkMapError) in try map.begin(volume: volume) }
-            for sequence in sequences {
+            if start == 0 { try new.use { map throws(ChunkMapError) in try map.begin(volume: volume) } }
+            for sequence in sequences where sequence > start {
                 let head = try readHead(sequence, of: volume)
                 try new.use { map throws(ChunkMapError) in try map.apply(head) }
             }

@@ -31,6 +31,10 @@ struct Draft {
     /// Plain objects that members stand in for: to be deleted when the chunk is on the store.
     var replaced: [StorePath: Version] = [:]
 
+    /// Plain objects that go when the chunk is on the store: as long as that may fail, what they hold is needed by
+    /// whoever was to put it elsewhere.
+    var deletions: [StorePath: Job] = [:]
+
     init(of map: MapHolder, sequence: Int64) {
         self.map = map
         self.sequence = sequence
@@ -80,6 +84,13 @@ struct Draft {
         guard let before = try committed(path), (before.kind == .directory) != isDirectory else { return }
         mustEnd = true
         throw StoreError(.internal, "'\(path)' cannot become another kind of thing in one chunk", path: path)
+    }
+
+    /// Throws, with ``mustEnd`` set, where something is to be deleted first at a path or below.
+    mutating func expectSettled(_ path: StorePath) throws(StoreError) {
+        guard deletions.keys.contains(where: { $0.isInside(path) }) else { return }
+        mustEnd = true
+        throw StoreError(.internal, "'\(path)' is to be deleted first", path: path)
     }
 
     /// Makes the directories above a path that are missing.

@@ -6,7 +6,7 @@ import Threading
 /// The chunk map behind a lock that is a leaf: no store is asked under it. Stores that take each other's place, as when
 /// the settings of a mount change, share it.
 package final class MapHolder: Sendable {
-    private let path: String
+    let path: String
     /// nil: not opened yet.
     private let map = Lock<ChunkMap?>(nil)
 
@@ -22,7 +22,7 @@ package final class MapHolder: Sendable {
     /// A file beside the map that says that it has failed: the next mount makes a new one, of the chunks.
     private static let suspect = "-suspect"
 
-    /// Deletes a map that nobody has open.
+    /// Deletes a map that nobody has open, with all that belongs to it.
     package static func remove(_ path: String) {
         for suffix in ["", "-wal", "-shm", suspect] { unlink(path + suffix) }
     }

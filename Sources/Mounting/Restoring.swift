@@ -24,6 +24,7 @@ package func restore(
     var chunks = settings.chunks(in: work.path)
     // Nothing is written to the store.
     chunks.smallFileLimit = nil
+    chunks.snapshotInterval = 0
     let store = try MountStack.makeStore(
         descriptor, settings, (chunks, MapHolder(path: work.path + "/chunks.sqlite")), statistics)
     defer { store.shutdown() }

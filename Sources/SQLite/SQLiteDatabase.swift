@@ -122,7 +122,7 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
         guard sqlite3_exec(connection, sql, nil, nil, nil) == SQLITE_OK else { throw failure(of: connection) }
     }
 
-    private static func failure(of connection: OpaquePointer) -> Failure {
+    fileprivate static func failure(of connection: OpaquePointer) -> Failure {
         let status = sqlite3_extended_errcode(connection)
         let text = String(cString: sqlite3_errmsg(connection))
         let kind: SQLiteFault.Kind =
@@ -216,6 +216,16 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
         return try step(statement)
     }
 
+    /// Begins a copy of the database at `path`, which is made or overwritten.
+    package func copy(to path: String) throws(Failure) -> SQLiteCopy<Failure> {
+        let target = try Self.connect(path)
+        guard let handle = sqlite3_backup_init(target, "main", connection, "main") else {
+            defer { sqlite3_close(target) }
+            throw Self.failure(of: target)
+        }
+        return SQLiteCopy(handle: handle, target: target)
+    }
+
     package var lastInsertedRow: Int64 { sqlite3_last_insert_rowid(connection) }
     /// How many rows the last statement changed.
     package var changes: Int { Int(sqlite3_changes(connection)) }
@@ -241,6 +251,36 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
     /// A failed commit may have rolled back by itself; then this fails, which does not matter.
     @usableFromInline
     package func rollBack() { sqlite3_exec(connection, "ROLLBACK", nil, nil, nil) }
+}
+
+/// A copy of a database in the making. What is changed in between by the same connection is in it at the end. Used under
+/// the lock of the database that it is of.
+///
+/// Source: <https://www.sqlite.org/c3ref/backup_finish.html>.
+package final class SQLiteCopy<Failure: SQLiteFailure> {
+    private let handle: OpaquePointer
+    private let target: OpaquePointer
+
+    fileprivate init(handle: OpaquePointer, target: OpaquePointer) {
+        self.handle = handle
+        self.target = target
+    }
+
+    deinit {
+        sqlite3_backup_finish(handle)
+        sqlite3_close(target)
+    }
+
+    /// Copies some pages.
+    ///
+    /// - Returns: Whether the copy is whole.
+    package func step(pages: Int32) throws(Failure) -> Bool {
+        switch sqlite3_backup_step(handle, pages) {
+        case SQLITE_DONE: return true
+        case SQLITE_OK: return false
+        default: throw SQLiteDatabase<Failure>.failure(of: target)
+        }
+    }
 }
 
 /// A prepared statement; only ``SQLiteDatabase`` uses it.

@@ -10,12 +10,14 @@ import Threading
 /// A store that packs, with a folder of its own for what is on this machine.
 func makeChunkStore(
     on base: any Store, limit: Int64? = 100_000, maxChunkSize: Int64 = 1_000_000, trust: Duration = .zero,
-    grace: Duration = .seconds(3600), folder: TemporaryFolder, clock: any Clock = SystemClock()
+    grace: Duration = .seconds(3600), snapshotInterval: Int64 = 0, folder: TemporaryFolder,
+    clock: any Clock = SystemClock()
 ) -> ChunkStore {
     ChunkStore(
         base,
         ChunkSettings(
-            smallFileLimit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace, folder: folder.path),
+            smallFileLimit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace,
+            snapshotInterval: snapshotInterval, folder: folder.path),
         map: MapHolder(path: folder.path + "/chunks.sqlite"), clock: clock)
 }
 

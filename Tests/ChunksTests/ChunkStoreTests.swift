@@ -271,6 +271,48 @@ struct ChunkStoreTests {
         #expect(try Self.tree(rig.machine()) == Self.tree(store))
     }
 
+    @Test("plain objects are deleted many in one request, packed files in one chunk")
+    func deletions() throws {
+        let rig = Rig()
+        let store = try rig.machine(limit: 100, trust: .seconds(60))
+        let paths = (0..<40).map { Self.path("d/\($0)") }
+        try Self.succeed(
+            store.apply(
+                paths.enumerated().map { number, path in
+                    .put(UploadBody(pattern(number % 20 < 10 ? 50 : 500)), at: path, PutOptions())
+                }))
+        let deletions = rig.faulty.calls(.delete)
+        #expect(store.delete(paths + [Self.path("d")]).allSatisfy { $0 == nil })
+        #expect(rig.faulty.calls(.delete) - deletions <= 3)
+        // The directory goes when the plain objects in it have gone.
+        #expect(try rig.chunks.count == 3)
+        #expect(try store.names(in: .root) == [])
+        #expect(try Self.tree(rig.machine()).isEmpty)
+    }
+
+    @Test("a plain object is deleted only when the chunk is on the store that may hold its bytes")
+    func deletionWaits() throws {
+        let rig = Rig()
+        let plain = try rig.memory.write([1, 2, 3], at: Self.path("d/plain"))
+        let store = try rig.machine(trust: .seconds(60))
+        let changes: [StoreChange] = [
+            .put(
+                UploadBody([.stored(path: Self.path("d/plain"), version: plain.version, range: 0..<3), .bytes([4])]),
+                at: Self.path("d/new"), PutOptions()),
+            .delete(Self.path("d/plain")), .delete(Self.path("e")),
+            .put(UploadBody(pattern(200_000)), at: Self.path("d/plain"), PutOptions(condition: .ifAbsent)),
+            .delete(Self.path("d/plain")), .move(Self.path("d/new"), to: Self.path("f")), .delete(Self.path("d")),
+        ]
+        rig.faulty.inject(.fail(StoreError(.quotaExceeded, "full")), on: .put, below: ChunkPaths.control)
+        #expect(throws: StoreError.self) { try Self.succeed(store.apply(changes)) }
+        #expect(try rig.memory.contents(of: Self.path("d/plain")) == [1, 2, 3])
+        rig.faulty.heal()
+        try Self.succeed(store.apply(changes))
+        #expect(try Self.tree(store) == [Self.path("f"): ["file", "[1, 2, 3, 4]", "0"]])
+        #expect(try rig.memory.names(in: .root) == [".cloudfusion"])
+        #expect(try Self.tree(rig.machine()) == Self.tree(store))
+    }
+
     @Test("names that no whiteout can have, and sockets, are plain objects")
     func unpackable() throws {
         let rig = Rig()

@@ -103,6 +103,16 @@ struct ReplayTests {
         }
     }
 
+    @Test("the documentation shows the script that is tested")
+    func documentedScript() throws {
+        let top = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
+        func text(_ name: String) throws -> String {
+            String(decoding: try Program.run("cat", top + "/docs/" + name), as: UTF8.self)
+        }
+        let script = try text("extract-chunks.sh").split(separator: "\n").filter { !$0.hasPrefix("#") }
+        #expect(try text("chunk-format.md").contains(script.joined(separator: "\n")))
+    }
+
     @Test("give the tree that the store shows, after any history", arguments: 1...12)
     func replay(seed: UInt64) throws {
         let (base, here) = (try TemporaryFolder(), try TemporaryFolder())
