@@ -87,7 +87,7 @@ let package = Package(
         .executableTarget(
             name: "cloudfusion",
             dependencies: [
-                "Threading", "StoreAPI", "Copying", "Mounting",
+                "Threading", "StoreAPI", "Chunks", "Copying", "Mounting",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: systemCalls, swiftSettings: settings),

@@ -8,7 +8,9 @@ extension ChunkMap {
     /// Members come in their order, and each makes of the tree what extracting it would: a link whose source is not
     /// there changes nothing, a directory that is there gets new attributes, anything else takes the place of what is
     /// there.
-    func apply(_ head: ChunkHead) throws(ChunkMapError) {
+    ///
+    /// - Parameter now: Since when the chunks that it supersedes are known not to be needed, here.
+    func apply(_ head: ChunkHead, now: Timestamp) throws(ChunkMapError) {
         try database.transaction { () throws(ChunkMapError) in
             var application = Application(map: self, sequence: head.index.sequence, created: head.index.created)
             var bytes: Int64 = 0
@@ -23,8 +25,8 @@ extension ChunkMap {
             try application.finish()
             for sequence in head.index.supersedes {
                 try database.run(
-                    "UPDATE chunk SET superseded_ns = ? WHERE sequence = ?", .int(head.index.created.nanoseconds),
-                    .int(sequence))
+                    "UPDATE chunk SET superseded_ns = ? WHERE sequence = ? AND superseded_ns IS NULL",
+                    .int(now.nanoseconds), .int(sequence))
             }
             try database.run(
                 "INSERT OR REPLACE INTO note(key, value) VALUES ('applied', ?)", .text(String(head.index.sequence)))

@@ -189,7 +189,7 @@ final class ChunkMap {
         return try node(child.id)
     }
 
-    private func node(_ id: Int64) throws(ChunkMapError) -> PackedNode? {
+    func node(_ id: Int64) throws(ChunkMapError) -> PackedNode? {
         try database.first(
             """
             SELECT name, kind, mode, uid, gid, size_bytes, modified_ns, accessed_ns, changed_ns, device, target,

@@ -2,13 +2,23 @@ import StoreAPI
 import StoreHTTP
 import Threading
 
-/// Changes of one caller, with room for the answers. Written by the one thread that carries them out while the caller
-/// waits.
+/// Changes of one caller, or other work on the chunks, with room for the answers. Written by the one thread that carries
+/// them out while the caller waits.
 final class ChangeRequest: @unchecked Sendable {
     let changes: [StoreChange]
     var results: [Result<Metadata?, StoreError>] = []
+    let work: (() throws(StoreError) -> FreedSpace)?
+    var freed: Result<FreedSpace, StoreError>?
 
-    init(_ changes: [StoreChange]) { self.changes = changes }
+    init(_ changes: [StoreChange]) {
+        self.changes = changes
+        work = nil
+    }
+
+    init(_ work: @escaping () throws(StoreError) -> FreedSpace) {
+        changes = []
+        self.work = work
+    }
 }
 
 /// A change on its way. Used by one thread.
@@ -70,6 +80,9 @@ extension ChunkStore {
                 }
                 break
             }
+        }
+        for request in requests {
+            if let work = request.work { request.freed = Result(catching: work) }
         }
         putSnapshotIfDue()
         position = 0
@@ -240,7 +253,7 @@ extension ChunkStore {
     }
 
     /// - Returns: Whether the chunk is on the store; false when another one has its number.
-    private func put(_ chunk: ChunkFile) throws(StoreError) -> Bool {
+    func put(_ chunk: ChunkFile) throws(StoreError) -> Bool {
         let (sequence, volume) = (chunk.index.sequence, chunk.index.volume)
         let path = ChunkPaths.chunk(sequence, volume: volume)
         let begun = clock.monotonic

@@ -181,9 +181,12 @@ package final class ChunkStore: Store {
         guard !changes.isEmpty else { return [] }
         if isPassive { return base.apply(changes) }
         let request = ChangeRequest(changes)
-        requests.perform(request) { [self] requests in perform(requests) }
+        perform(request)
         return request.results
     }
+
+    /// Waits until it is done, alone or together with what others ask for at the same time.
+    func perform(_ request: ChangeRequest) { requests.perform(request) { [self] requests in perform(requests) } }
 
     private func applyOne(_ change: StoreChange) throws(StoreError) -> Metadata? { try apply([change])[0].get() }
 
@@ -471,7 +474,7 @@ extension ChunkStore {
     func take(_ head: ChunkHead) throws(StoreError) {
         try map.use { map throws(ChunkMapError) in
             guard try map.applied + 1 == head.index.sequence else { return }
-            try map.apply(head)
+            try map.apply(head, now: clock.calendar)
         }
     }
 
@@ -492,11 +495,12 @@ extension ChunkStore {
     private func rebuildIfGap(_ volume: String) throws(StoreError) {
         let applied = try map.use { map throws(ChunkMapError) in try map.applied }
         let sequences = try storedChunks(of: volume)
-        guard let first = sequences.first(where: { $0 > applied }) else { return }
+        let later = sequences.filter { $0 > applied }
+        guard let newest = later.last else { return }
         let snapshots = try storedSnapshots()
         state.withLock { $0.snapshot = snapshots.last }
         let isFarBehind = applied == 0 && snapshots.last ?? 0 > 1
-        guard first != applied + 1 || isFarBehind else { return }
+        guard newest - applied != later.count || isFarBehind else { return }
         try map.replace { path throws(StoreError) in
             var start: Int64 = 0
             for snapshot in snapshots.reversed() {
@@ -514,7 +518,7 @@ extension ChunkStore {
             if start == 0 { try new.use { map throws(ChunkMapError) in try map.begin(volume: volume) } }
             for sequence in sequences where sequence > start {
                 let head = try readHead(sequence, of: volume)
-                try new.use { map throws(ChunkMapError) in try map.apply(head) }
+                try new.use { map throws(ChunkMapError) in try map.apply(head, now: clock.calendar) }
             }
         }
     }

@@ -12,7 +12,6 @@ import Threading
 final class TarWriter {
     private let archive: OpaquePointer
     private let entry: OpaquePointer
-    private var isFinished = false
 
     /// - Parameter descriptor: A regular file, written from where it stands.
     init(descriptor: Int32) throws(StoreError) {

@@ -4,7 +4,7 @@
 /// means `mount`. The words `foreground` and `log` behind a mount point are the predecessor's.
 package enum CommandWords {
     package static let commands = [
-        "mount", "stop", "sync", "status", "check-config", "fsck", "restore", "uuid", "version",
+        "mount", "stop", "sync", "status", "check-config", "fsck", "restore", "gc", "uuid", "version",
     ]
     /// Options whose value is the next word.
     private static let withValue: Set<String> = ["-o", "-c", "--config", "--ready-fd"]

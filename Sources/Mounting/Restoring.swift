@@ -1,4 +1,4 @@
-import Chunks
+package import Chunks
 package import Copying
 import Glibc
 import Statistics
@@ -15,33 +15,52 @@ import Threading
 package func restore(
     _ settings: Settings, _ schema: SettingsSchema, to directory: String, report: (TreeCopy.Progress) -> Bool
 ) throws(MountError) -> TreeCopy.Outcome {
-    guard let scheme = settings.scheme, let descriptor = schema.descriptor(named: scheme) else {
-        throw MountError("the settings name no store", isUsage: true)
-    }
     try expectEmpty(directory)
-    let work = try TemporaryDirectory()
-    let statistics = Statistics()
-    var chunks = settings.chunks(in: work.path)
-    // Nothing is written to the store.
-    chunks.smallFileLimit = nil
-    chunks.snapshotInterval = 0
-    let store = try MountStack.makeStore(
-        descriptor, settings, (chunks, MapHolder(path: work.path + "/chunks.sqlite")), statistics)
-    defer { store.shutdown() }
-    store.tune(settings.tuning)
-    do { try store.connect() } catch { throw MountError(error.message) }
-
-    let target = LocalStore(path: directory, fsync: false)
-    do { try target.connect() } catch { throw MountError(error.message) }
-    let outcome = TreeCopy(from: store, to: target).run(report: report)
-    target.shutdown()
-    LocalStore.removeTraces(in: directory)
+    let outcome = try withStore(settings, schema) { store throws(MountError) in
+        let target = LocalStore(path: directory, fsync: false)
+        do throws(StoreError) { try target.connect() } catch { throw MountError(error.message) }
+        defer {
+            target.shutdown()
+            LocalStore.removeTraces(in: directory)
+        }
+        return TreeCopy(from: store, to: target).run(report: report)
+    }
     let folder = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     defer { close(folder) }
     guard folder >= 0, syncfs(folder) == 0 else {
         throw MountError("'\(directory)' could not be brought to the disk: \(errorText(errno))")
     }
     return outcome
+}
+
+/// Removes from a store, at once, what nobody needs of its archives of small files.
+///
+/// - Throws: ``MountError`` when it cannot be done, or not to its end.
+package func collectGarbage(_ settings: Settings, _ schema: SettingsSchema) throws(MountError) -> FreedSpace {
+    try withStore(settings, schema) { store throws(MountError) in
+        do throws(StoreError) { return try store.collectGarbage() } catch { throw MountError(error.message) }
+    }
+}
+
+/// Uses a store without a mount: as it is, with nothing new packed.
+private func withStore<Result>(
+    _ settings: Settings, _ schema: SettingsSchema, _ body: (ChunkStore) throws(MountError) -> Result
+) throws(MountError) -> Result {
+    guard let scheme = settings.scheme, let descriptor = schema.descriptor(named: scheme) else {
+        throw MountError("the settings name no store", isUsage: true)
+    }
+    let work = try TemporaryDirectory()
+    var chunks = settings.chunks(in: work.path)
+    chunks.smallFileLimit = nil
+    chunks.snapshotInterval = 0
+    // Who reads a chunk that goes finds what was in it at its new place.
+    chunks.grace = .zero
+    let store = try MountStack.makeStore(
+        descriptor, settings, (chunks, MapHolder(path: work.path + "/chunks.sqlite")), Statistics())
+    defer { store.shutdown() }
+    store.tune(settings.tuning)
+    do { try store.connect() } catch { throw MountError(error.message) }
+    return try body(store)
 }
 
 private func expectEmpty(_ directory: String) throws(MountError) {

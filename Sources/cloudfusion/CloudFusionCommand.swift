@@ -13,6 +13,7 @@ struct CloudFusionCommand: ParsableCommand {
             cloudfusion check-config FILE
             cloudfusion fsck [--repair] URL|FILE|CACHE-FOLDER
             cloudfusion restore URL|FILE DIR
+            cloudfusion gc URL|FILE
             """,
         discussion: """
             The words may come in any order. What is in MOUNTPOINT/data is on the store, or will be soon; \
@@ -21,7 +22,7 @@ struct CloudFusionCommand: ParsableCommand {
         version: "cloudfusion \(productVersion)",
         subcommands: [
             MountCommand.self, StopCommand.self, SyncCommand.self, StatusCommand.self, CheckConfigCommand.self,
-            FsckCommand.self, RestoreCommand.self, UUIDCommand.self, VersionCommand.self,
+            FsckCommand.self, RestoreCommand.self, GCCommand.self, UUIDCommand.self, VersionCommand.self,
         ])
 
     /// Exit codes: 0 done, 1 failed, 2 the words make no sense.

@@ -34,7 +34,7 @@ extension StoreFixture {
                 let folder = try TemporaryFolder()
                 return (LocalStore(path: folder.path, pageSize: 100), { _ = folder })
             },
-        ] + ["radosgw", "swift", "moto", "rclone"].compactMap(s3)
+        ] + ["radosgw", "rclone"].compactMap(s3)
 
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,

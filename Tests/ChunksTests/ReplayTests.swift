@@ -94,12 +94,15 @@ struct ReplayTests {
         return try HostFile.tree(target.path)
     }
 
-    static func expectSame(_ found: [[UInt8]: HostFile], _ expected: [[UInt8]: HostFile], _ seed: UInt64) {
+    static func expectSame(
+        _ found: [[UInt8]: HostFile], _ expected: [[UInt8]: HostFile], _ seed: UInt64, _ who: String = "GNU tar"
+    ) {
         for path in Set(found.keys).union(expected.keys).sorted(by: { $0.lexicographicallyPrecedes($1) }) {
             let (one, other) = (found[path], expected[path])
             let name = String(decoding: path, as: UTF8.self)
             #expect(
-                one == other, "'\(name)', seed \(seed): \(one?.description ?? "-") and \(other?.description ?? "-")")
+                one == other,
+                "\(who): '\(name)', seed \(seed): \(one?.description ?? "-") and \(other?.description ?? "-")")
         }
     }
 
