@@ -135,10 +135,8 @@ extension CachedContent {
 
     /// - Returns: Where to read what is still missing, and which range; nil: nothing.
     private func prepare(_ fetch: Fetch) throws(CacheError) -> (ContentSource, Range<Int64>?)? {
-        // The object may have been moved on the store since the content was loaded.
-        let source = try record()?.source
-        return state.withLock { state -> (ContentSource, Range<Int64>?)? in
-            if let source { state.source = source }
+        try state.withLock { (state: inout LiveState) throws(CacheError) -> (ContentSource, Range<Int64>?)? in
+            try findSource(&state)
             fetch.localError = nil
             guard !state.isDiscarded, let source = state.source else { return nil }
             let gaps = state.present.gaps(in: fetch.range.clamped(to: 0..<max(0, state.sourceEnd)))
@@ -147,6 +145,12 @@ extension CachedContent {
             let isWhole = range == 0..<source.size || !cache.store.capabilities.contains(.rangedRead)
             return (source, isWhole ? nil : range)
         }
+    }
+
+    /// The object that has what is absent may have been moved on the store, or have become another one, since the content
+    /// was loaded. Call it with the lock held.
+    func findSource(_ state: inout LiveState) throws(CacheError) {
+        if let source = try record()?.source { state.source = source }
     }
 
     private func record() throws(CacheError) -> ContentRecord? {

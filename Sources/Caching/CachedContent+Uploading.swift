@@ -16,6 +16,7 @@ extension CachedContent {
         while true {
             let attempt = try state.withLock { (state: inout LiveState) throws(CacheError) -> UploadAttempt in
                 try saveChanges(&state)
+                if !state.isComplete { try findSource(&state) }
                 let copies =
                     capabilities.contains(.rangeCopy) && state.source?.version != nil
                     ? capabilities.rangeCopySizes : nil

@@ -80,6 +80,26 @@ private let block: Int64 = 128 << 10
         #expect(!view.isIntact())
     }
 
+    @Test("what an upload takes from an object that has moved on the store since is taken from where that lies now")
+    func partialWriteOfMoved() throws {
+        let rig = try Rig()
+        rig.store.state.withLock {
+            $0.capabilities = StoreCapabilities([.rangedRead, .rangeCopy], rangeCopySizes: 1...Int64.max)
+        }
+        rig.addObject(3, size: 4 * block)
+        let content = try rig.open(3)
+        defer { content.close() }
+        try content.write([1, 2, 3], at: 0)
+        rig.store.state.withLock { $0.objects[StorePath("new")!] = $0.objects.removeValue(forKey: StorePath("o3")!) }
+        rig.index.move(InodeID(3), to: "new")
+        let view = try content.prepareUpload(rig.store.capabilities)
+        let sources = view.body.segments.compactMap { segment -> StorePath? in
+            if case .stored(let path, _, _) = segment { path } else { nil }
+        }
+        #expect(sources == [StorePath("new")!])
+        #expect(try rig.bytes(of: view) == [1, 2, 3] + FakeStore.bytes(3..<4 * block))
+    }
+
     @Test("what is too small for a copy on the store is fetched before the upload")
     func smallPieces() throws {
         let rig = try Rig()
