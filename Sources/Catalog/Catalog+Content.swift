@@ -152,7 +152,7 @@ extension Tables {
         guard let row else { return nil }
         // What lies at no object is nowhere else.
         let trust = trust(in: row.epoch, isDirty: row.isDirty || row.object == nil)
-        return ContentRecord(
+        var record = ContentRecord(
             inode: inode, size: row.size, generation: row.generation, isDirty: row.isDirty,
             present: trust == .lost ? RangeSet() : row.present,
             source: try row.object.map { object throws(CatalogError) in
@@ -160,12 +160,14 @@ extension Tables {
             },
             sourceWork: try row.object.map { object throws(CatalogError) in try work(on: object, of: inode) } ?? .none,
             isChanging: row.isChanging, trust: trust)
+        record.isLost = row.object == Self.goneObject
+        return record
     }
 
     private func source(_ object: Int64, _ inode: InodeID, version: String?, size: Int64) throws(CatalogError)
         -> ContentSource
     {
-        guard object != -1 else {
+        guard object != Self.goneObject else {
             // The object is gone. No store has this version, so that the read fails and gives no zeros.
             return ContentSource(path: try path(of: inode) ?? .root, version: Version("gone"), size: size)
         }

@@ -54,6 +54,11 @@ extension Catalog {
         }
     }
 
+    /// The object does not lie where the move was to bring it. (Where it was, perhaps not either.)
+    package func moveWasNotDone(_ plan: MovePlan) throws(CatalogError) {
+        try write { tables throws(CatalogError) in try tables.forgetMove(of: plan.object) }
+    }
+
     /// The objects are not on the store any more, or (a directory that others have put something into) not ours.
     package func deleted(_ plans: [DeletePlan]) throws(CatalogError) {
         try write { tables throws(CatalogError) in
@@ -83,6 +88,7 @@ extension Catalog {
                     .int(plan.object), SQLValue(plan.version?.text))
             }
             var changes: [NamespaceChange] = []
+            try tables.childrenChanged(below: object.parent)
             let listing = ListingPlan(
                 directory: plan.directory, path: plan.keepPath, object: object.parent, number: tables.now,
                 begun: tables.workCount)
@@ -144,6 +150,7 @@ extension Tables {
     }
 
     fileprivate func objectWasMoved(_ plan: MovePlan, _ metadata: Metadata?) throws(CatalogError) {
+        try forgetMove(of: plan.object)
         guard let moved = try object(plan.object) else { return }
         try childrenChanged(below: moved.parent)
         try childrenChanged(below: plan.parentObject)

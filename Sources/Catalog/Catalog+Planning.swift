@@ -11,22 +11,22 @@ extension Catalog {
     /// included.
     package func plan(_ item: PendingItem) throws(CatalogError) -> SyncStep {
         try write { tables throws(CatalogError) in
+            // Whoever asks again is not at work any more.
+            tables.workEnded(item.id.value)
             guard let row = try tables.pendingRow(id: item.id.value) else { return .done }
             var planner = Planner(tables: tables, row: row)
-            let step = try tables.causing(row.id) { () throws(CatalogError) in try planner.step() }
+            var step = try tables.causing(row.id) { () throws(CatalogError) in try planner.step() }
+            if let other = try tables.obstacle(to: step, of: row.id) { step = try tables.refuse(row, while: other) }
             guard var work = try tables.work(of: step) else {
-                tables.workEnded(row.id)
                 if case .done = step {
                     try tables.database.run("DELETE FROM pending WHERE id = ?", .int(row.id))
                 }
                 return step
             }
-            if let other = try tables.obstacle(to: work, of: row.id) {
-                tables.workEnded(row.id)
-                return tables.refuse(row.id, while: other)
-            }
+            if case .move(let plan) = step { try tables.noteMove(plan) }
             work.cause = try tables.cause(row.id)
             tables.underWay[row.id] = work
+            if let object = work.moved { tables.underWay[Tables.unsettled(object)] = nil }
             return step
         }
     }
@@ -82,9 +82,10 @@ extension Tables {
         case .copy(let plan): work.places = [Place(plan.placement)]
         case .createDirectory(let plan): work.places = [Place(parent: plan.parentObject, name: plan.name)]
         case .setAttributes(let plan): work.places = try places(of: plan.object)
-        case .move(let plan):
+        case .move(let plan), .settle(let plan):
             work.places = try places(of: plan.object) + [Place(parent: plan.parentObject, name: plan.name)]
             work.subtree = plan.isDirectory ? plan.object : nil
+            work.moved = plan.object
         case .delete(let plan):
             work.places = try places(of: plan.object)
             work.subtree = try object(plan.object)?.isDirectory == true ? plan.object : nil
@@ -95,6 +96,27 @@ extension Tables {
         }
         for parent in Set(work.places.map(\.parent)) { work.implied += try unmadePlaces(to: parent) }
         return work
+    }
+
+    /// The row whose work does not go together with this step.
+    fileprivate func obstacle(to step: SyncStep, of row: Int64) throws(CatalogError) -> Int64? {
+        guard !underWay.isEmpty, let work = try work(of: step) else { return nil }
+        if let other = try obstacle(to: work, of: row) { return other }
+        // What it reads from. A reader waits for a worker by itself, but nobody may be at a move.
+        let reader: InodeID
+        let waitsByItself: Bool
+        switch step {
+        case .copy(let plan): (reader, waitsByItself) = (plan.placement.inode, false)
+        case .list(let directory): (reader, waitsByItself) = (directory, false)
+        case .upload(let plan): (reader, waitsByItself) = (plan.placement.inode, true)
+        case .fetch(let inode): (reader, waitsByItself) = (inode, true)
+        default: return nil
+        }
+        guard let source = try place(of: reader) else { return nil }
+        for place in try places(of: source) {
+            if let other = try worker(at: place, but: row), !waitsByItself || other < 0 { return other }
+        }
+        return nil
     }
 }
 
@@ -120,7 +142,7 @@ private struct Planner {
         guard let place = try tables.place(of: parent) else { return .blocked(by: nil) }
         // What lies there is about to change: nothing can be found in order now.
         if let worker = try tables.worker(at: Tables.Place(parent: place, name: name), but: row.id) {
-            return tables.refuse(row.id, while: worker)
+            return try tables.refuse(row, while: worker)
         }
         let slot = Slot(
             name: name, parent: parent, place: place, object: try tables.object(name, below: place),
@@ -160,6 +182,12 @@ private struct Planner {
             try tables.setPlace(of: id, to: tables.database.lastInsertedRow)
             try tables.database.run("UPDATE inode SET listed_ns = ? WHERE id = ?", .int(tables.now), .int(id.row))
         }
+    }
+
+    /// What belongs there lies there.
+    private func done(_ slot: Slot) throws(CatalogError) -> SyncStep {
+        try tables.nothingChanged(in: slot.parent, at: slot.place)
+        return .done
     }
 
     /// The outermost directory, from the root to `directory`, that is not on the store where it belongs: what is below
@@ -206,7 +234,7 @@ private struct Planner {
         guard let object = try tables.object(id), let name = object.name else { return .done }
         // What is being put there is not what was to be deleted: then it is found out anew.
         if let worker = try tables.worker(at: Tables.Place(parent: object.parent, name: name), but: row.id) {
-            return tables.refuse(row.id, while: worker)
+            return try tables.refuse(row, while: worker)
         }
         // What belongs to a directory that shares the object, and has yet to leave it, is not meant for this place.
         let holders = try tables.directories(at: object.parent)
@@ -315,7 +343,7 @@ private struct Planner {
             if object.isUnmade { return try makeDirectory(inode, slot) }
             guard tables.capabilities.contains(.attributes),
                 object.attributeGeneration != (try tables.generations(of: inode.id)).attributes
-            else { return .done }
+            else { return try done(slot) }
             // What is still to be put into it would change its times again. Nothing in it waits for this row.
             if tables.capabilities.contains(.realDirectories),
                 let child = try tables.database.first(
@@ -417,7 +445,7 @@ private struct Planner {
             if isInPlace {
                 try tables.unmarkDeletion(of: object.id)
                 guard tables.capabilities.contains(.attributes), object.attributeGeneration != generations.attributes
-                else { return .done }
+                else { return try done(slot) }
                 return try setAttributes(inode, slot, object)
             }
             if object.foreign != 0 {

@@ -66,6 +66,7 @@ package final class Catalog: Sendable {
         try tables.loadCapabilities()
         try tables.loadDurability()
         try tables.loadEpochs(boot)
+        try database.transaction { () throws(CatalogError) in try tables.loadMoves() }
         log = dup(database.log)
         self.clock = clock
         self.tables = UrgencyLock(tables)

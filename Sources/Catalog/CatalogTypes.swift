@@ -222,6 +222,8 @@ package struct ContentRecord: Sendable {
     package var source: ContentSource?
     /// What a worker is doing with what lies at the source: it may be elsewhere already, or be another version.
     package var sourceWork: SourceWork
+    /// Whether the object that had the bytes which are not here is gone from the store.
+    package var isLost = false
     /// Whether a change was begun and not saved, as after a crash: the cache file may then be longer than `size`.
     package var isChanging: Bool
     package var trust: CacheTrust
@@ -325,6 +327,9 @@ package enum SyncStep: Sendable {
     case createDirectory(DirectoryPlan)
     /// Move the directory or file on the store in one step. Report with ``Catalog/moved(_:as:)``.
     case move(MovePlan)
+    /// Find out what became of this move, which was begun and not reported on. Report with ``Catalog/moved(_:as:)`` or
+    /// ``Catalog/moveWasNotDone(_:)``.
+    case settle(MovePlan)
     /// Delete this object. Report with ``Catalog/deleted(_:)``.
     case delete(DeletePlan)
     /// The object at `path` is somebody else's change: keep it under the name `keepAs`, then go on. Copy it on the

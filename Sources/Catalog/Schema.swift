@@ -117,6 +117,11 @@ enum Schema {
         -- What was sent of a file, perhaps, and is not known to be on the store: see SentState.
         ALTER TABLE pending ADD COLUMN sent TEXT;
         """,
+        """
+        -- Moves on the store that were begun, and of which it is not known whether they were done: the object may lie
+        -- below `parent` under `name` by now.
+        CREATE TABLE move(object INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL);
+        """,
     ]
 
     /// Brings a database to the newest version, in one transaction a step.

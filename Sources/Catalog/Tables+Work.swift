@@ -53,15 +53,24 @@ extension Tables {
     }
 
     /// The row has to wait until the other one's step has ended. Not for that row to be done: it holds the place for
-    /// one step only, and may itself wait for this one next.
-    func refuse(_ row: Int64, while worker: Int64) -> SyncStep {
-        refused[worker, default: []].insert(row)
-        return .busy
+    /// one step only, and may itself wait for this one next. Where it is a move that nobody knows the outcome of, this
+    /// row's worker finds that out.
+    func refuse(_ row: PendingRow, while worker: Int64) throws(CatalogError) -> SyncStep {
+        guard worker < 0 else {
+            refused[worker, default: []].insert(row.id)
+            return .busy
+        }
+        guard let plan = try settlement(of: -worker, by: row) else {
+            try forgetMove(of: -worker)
+            return .blocked(by: nil)
+        }
+        return .settle(plan)
     }
 
     /// The worker that carried out the row's step is back, whatever came of it.
     func workEnded(_ row: Int64) {
         guard let work = underWay.removeValue(forKey: row) else { return }
+        if let object = work.moved { underWay[Self.unsettled(object)] = work }
         released.formUnion(refused.removeValue(forKey: row) ?? [])
         workCount += 1
         let moment = Moment(count: workCount, time: now)
@@ -70,6 +79,67 @@ extension Tables {
         guard (ended.count + subtreesEnded.count) % 65_536 == 65_535 else { return }
         ended = ended.filter { $0.value.time > moment.time - Self.longestLag }
         subtreesEnded = subtreesEnded.filter { $0.value.time > moment.time - Self.longestLag }
+    }
+
+    // MARK: Moves whose outcome is not known
+
+    // A copy or an upload that was done and not heard of is found when it is done again. A move is not: the namespace may
+    // have gone on, or back, by the time, and then nobody would look where the move has gone. So it is noted before it is
+    // begun. Until it is known what became of it, all that lies where it came from or went to counts as being changed.
+
+    /// Under which number a move of the object is kept that no worker is at.
+    static func unsettled(_ object: Int64) -> Int64 { -object }
+
+    func noteMove(_ plan: MovePlan) throws(CatalogError) {
+        try database.run(
+            "INSERT OR REPLACE INTO move(object, parent, name) VALUES (?, ?, ?)", .int(plan.object),
+            .int(plan.parentObject), .blob(plan.name.bytes))
+    }
+
+    /// It is known what became of the move.
+    func forgetMove(of object: Int64) throws(CatalogError) {
+        try database.run("DELETE FROM move WHERE object = ?", .int(object))
+        underWay[Self.unsettled(object)] = nil
+        for row in underWay.keys where underWay[row]?.moved == object { underWay[row]?.moved = nil }
+    }
+
+    /// Moves that were under way when the last process ended. What they are about is due at once.
+    func loadMoves() throws(CatalogError) {
+        let moves = try database.all("SELECT object, parent, name FROM move") { row throws(CatalogError) in
+            (object: row.int(0), parent: row.int(1), name: try fileName(row.blob(2)))
+        }
+        for move in moves {
+            guard let object = try object(move.object), try self.object(move.parent) != nil else {
+                try forgetMove(of: move.object)
+                continue
+            }
+            underWay[Self.unsettled(object.id)] = Work(
+                places: try places(of: object.id) + [Place(parent: move.parent, name: move.name)],
+                subtree: object.isDirectory ? object.id : nil, moved: object.id, begun: workCount)
+            let inode = object.isDirectory ? try directory(at: object.id) : object.inode
+            let names = try inode.map { inode throws(CatalogError) in try self.names(of: inode) } ?? []
+            cause = Cause(since: now, changed: now, isExpedited: true)
+            defer { cause = nil }
+            for (parent, name) in names { try mark(name, in: parent) }
+            if names.isEmpty { try markDeletion(of: object.id) }
+        }
+    }
+
+    /// The move anew, as it was begun. nil: what it was about is not known any more.
+    private func settlement(of id: Int64, by row: PendingRow) throws(CatalogError) -> MovePlan? {
+        guard let object = try object(id),
+            let target = try database.first(
+                "SELECT parent, name FROM move WHERE object = ?", .int(id),
+                body: { row throws(CatalogError) in (parent: row.int(0), name: try fileName(row.blob(1))) }),
+            try self.object(target.parent) != nil
+        else { return nil }
+        let inode = object.isDirectory ? try directory(at: id) : object.inode
+        return MovePlan(
+            item: PendingID(row.id), revision: row.revision, inode: inode ?? InodeID(0),
+            isDirectory: object.isDirectory, source: try path(ofObject: id),
+            version: object.isDirectory ? nil : object.version,
+            target: try path(ofObject: target.parent).appending(target.name), object: id, parentObject: target.parent,
+            name: target.name)
     }
 
     /// Whether what the store was heard to say of a place, to a question put when `begun` pieces of work had ended, may

@@ -10,7 +10,8 @@ final class Tables {
     var capabilities = StoreCapabilities([])
     var defaults = AttributeDefaults()
     /// Rows of the journal that a worker is carrying out, and what this changes on the store. By place, since the row
-    /// may go, and the name here change, while the worker works.
+    /// may go, and the name here change, while the worker works. Moves whose outcome is not known stay here without a
+    /// worker, under numbers that no row has: see ``unsettled(_:)``.
     var underWay: [Int64: Work] = [:]
     /// The rows that wait for the end of a row's step, and those that need not any more and have not been told yet.
     var refused: [Int64: Set<Int64>] = [:]
@@ -63,6 +64,8 @@ final class Tables {
         var subtree: Int64?
         /// Whose content is uploaded.
         var uploaded: InodeID?
+        /// This object moves: should the outcome not be heard, it has to be found out.
+        var moved: Int64?
         /// The count of ended work when it was planned.
         var begun: Int64
         /// Of the row when it was planned: the row may be gone before the work ends.
@@ -330,13 +333,26 @@ final class Tables {
     /// Something was put into or taken from the directory at `object`: where directories are real that changed the
     /// times of the directory on the store, which are to be set again.
     func childrenChanged(below object: Int64) throws(CatalogError) {
-        guard object != 1, keepsTimesOfDirectories,
-            let directory = try directory(at: object), let place = try parent(of: directory)
-        else { return }
+        guard object != 1, keepsTimesOfDirectories else { return }
         // A value that it has not had: see `attributesWereSet`.
         try database.run(
             "UPDATE object SET attribute_generation = min(attribute_generation, 0) - 1 WHERE id = ?", .int(object))
-        if try pendingRow(place.name, in: place.parent) == nil { try mark(place.name, in: place.parent) }
+        // Of those that share it, one leaves, and the other one keeps it.
+        for directory in try directories(at: object) { try markIfDone(directory) }
+    }
+
+    /// What was done to a name was taken back, so that nothing came or went on the store: the directory has other times
+    /// here all the same.
+    func nothingChanged(in directory: InodeID, at object: Int64) throws(CatalogError) {
+        guard object != 1, keepsTimesOfDirectories, let known = try self.object(object)?.attributeGeneration,
+            known != (try generations(of: directory).attributes)
+        else { return }
+        try markIfDone(directory)
+    }
+
+    private func markIfDone(_ directory: InodeID) throws(CatalogError) {
+        guard let place = try parent(of: directory), try pendingRow(place.name, in: place.parent) == nil else { return }
+        try mark(place.name, in: place.parent)
     }
 
     func unmarkDeletion(of object: Int64) throws(CatalogError) {
@@ -392,6 +408,9 @@ final class Tables {
         return names.reversed().reduce(StorePath.root) { $0.appending($1) }
     }
 
+    /// In place of an object: there was one, and it is gone from the store.
+    static let goneObject: Int64 = -1
+
     /// The object of an inode: of a directory where its entries lie, of a file where its bytes are.
     func place(of inode: InodeID) throws(CatalogError) -> Int64? {
         try database.first("SELECT object FROM inode WHERE id = ?", .int(inode.row)) { $0.optionalInt(0) } ?? nil
@@ -423,6 +442,7 @@ final class Tables {
             .int(Int64(FileKind.directory.rawValue)), .int(id))
         try database.run("DELETE FROM object WHERE id = ?", .int(id))
         try unmarkDeletion(of: id)
+        if underWay[Self.unsettled(id)] != nil { try forgetMove(of: id) }
     }
 
     func places(of object: Int64) throws(CatalogError) -> [Place] {

@@ -13,6 +13,7 @@ package protocol Journal: Sendable {
     /// One row as it is now; nil when it is gone.
     func pendingItem(_ id: PendingID) throws(CatalogError) -> PendingItem?
     func pendingTotals() throws(CatalogError) -> PendingTotals
+    func content(of inode: InodeID) throws(CatalogError) -> ContentRecord?
     func nextDue(delay: Duration) throws(CatalogError) -> Timestamp?
     func expedite(_ path: StorePath?) throws(CatalogError) -> Int
     func rowsLeft(to goal: FileGoal, isFirst: Bool) throws(CatalogError) -> [PendingItem]
@@ -26,6 +27,7 @@ package protocol Journal: Sendable {
     func copied(_ plan: CopyPlan, as metadata: Metadata) throws(CatalogError)
     func directoryWasMade(_ plan: DirectoryPlan) throws(CatalogError)
     func moved(_ plan: MovePlan, as metadata: Metadata?) throws(CatalogError)
+    func moveWasNotDone(_ plan: MovePlan) throws(CatalogError)
     func deleted(_ plans: [DeletePlan]) throws(CatalogError)
     func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
     func foundOnStore(_ metadata: Metadata?, at path: StorePath, by item: PendingID) throws(CatalogError)

@@ -18,8 +18,17 @@ extension StepRunner {
     private static let askEvery = Duration.milliseconds(100)
 
     func upload(_ plan: UploadPlan) throws(StoreError) -> StepOutcome {
-        let capabilities = store.capabilities
         guard plan.fixedBody == nil else { return try put(plan, UploadBody(plan.fixedBody ?? []), nil) }
+        do {
+            return try uploadContent(plan)
+        } catch {
+            try lookForSource(of: plan.placement.inode, after: error, by: plan.placement.item)
+            return .goOn
+        }
+    }
+
+    private func uploadContent(_ plan: UploadPlan) throws(StoreError) -> StepOutcome {
+        let capabilities = store.capabilities
         let content = try contents.openContent(of: plan.placement.inode)
         defer { content.close() }
         var view = try content.uploadView(capabilities)
@@ -113,6 +122,9 @@ extension StepRunner {
             }
         } catch {
             switch error.code {
+            case .preconditionFailed where error.path.map { $0 != plan.target && body.isStored(at: $0) } ?? false:
+                // Not the target has changed, but what it was to be made of.
+                throw error
             case .preconditionFailed:
                 // Ours, when it was put there before a crash.
                 let there = try found(at: plan.target)
@@ -244,6 +256,13 @@ extension StepRunner {
                 return true
             }
         }
+    }
+}
+
+extension UploadBody {
+    /// Whether a part of it is to be taken from an object of the store.
+    fileprivate func isStored(at path: StorePath) -> Bool {
+        segments.contains { if case .stored(path, _, _) = $0 { true } else { false } }
     }
 }
 

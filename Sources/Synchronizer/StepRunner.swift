@@ -137,13 +137,14 @@ struct StepRunner: Sendable {
         case .copy(let plan): return try carryOut(copy(plan))
         case .createDirectory(let plan): return try carryOut(createDirectory(plan))
         case .move(let plan): return try carryOut(move(plan))
+        case .settle(let plan): try settle(plan)
         case .delete(let plan):
             for (_, outcome) in delete([plan]) {
                 if case .failed(let error) = outcome { throw error }
             }
         case .keepConflict(let plan): try keepConflict(plan)
         case .list(let directory): try list(directory, for: row.id)
-        case .fetch(let inode): try fetch(inode)
+        case .fetch(let inode): try fetch(inode, for: row.id)
         }
         return .goOn
     }
@@ -249,10 +250,15 @@ struct StepRunner: Sendable {
     }
 
     func move(_ plan: MovePlan) throws(StoreError) -> Prepared {
-        // Stores move whatever is there. That is no protection against a change at the same moment, but against all
-        // before it.
+        // Stores move whatever is there, onto whatever is there. That is no protection against a change at the same
+        // moment, but against all before it.
         if let version = plan.version, let there = try found(at: plan.source), there.version != version {
-            try tell(there, at: plan.source, by: plan.item)
+            try wasNotDone(plan, there)
+            return .ended(.goOn)
+        }
+        if let there = try found(at: plan.target) {
+            try catalog { () throws(CatalogError) in try journal.moveWasNotDone(plan) }
+            try tell(there, at: plan.target, by: plan.item)
             return .ended(.goOn)
         }
         let request = Request(change: .move(plan.source, to: plan.target)) { answer throws(StoreError) in
@@ -270,17 +276,18 @@ struct StepRunner: Sendable {
     private func isMovedAllTheSame(_ plan: MovePlan, _ error: StoreError) throws(StoreError) -> Bool {
         switch error.code {
         case .notFound:
-            // Moved before a crash, or taken away by somebody else.
-            if let metadata = try found(at: plan.target), Self.isMoved(metadata, plan) { return true }
-            try tell(nil, at: plan.source, by: plan.item)
+            // Somebody else has taken it away; or a request of ours was carried out twice.
+            try settle(plan)
             return false
         case .unavailable, .timedOut:
-            // Done, perhaps, and only the answer was lost.
+            // Done, perhaps, and only the answer was lost. If that cannot be found out now, it will be before the next
+            // step.
             guard (try? found(at: plan.source)) == .some(nil), let target = try? found(at: plan.target),
                 Self.isMoved(target, plan)
             else { throw error }
             return true
         case .directoryNotEmpty, .alreadyExists, .notADirectory, .isADirectory:
+            try catalog { () throws(CatalogError) in try journal.moveWasNotDone(plan) }
             try lookAgain(at: plan.target, by: plan.item)
             return false
         default: throw error
@@ -288,9 +295,27 @@ struct StepRunner: Sendable {
     }
 
     /// Whether it is what was to be moved, and nothing else that has come to that place. A move keeps a file's version.
-    private static func isMoved(_ target: Metadata, _ plan: MovePlan) -> Bool {
-        if plan.isDirectory { return target.kind == .directory }
-        return target.kind != .directory && (plan.version == nil || target.version == plan.version)
+    private static func isMoved(_ there: Metadata, _ plan: MovePlan) -> Bool {
+        if plan.isDirectory { return there.kind == .directory }
+        return there.kind != .directory && (plan.version == nil || there.version == plan.version)
+    }
+
+    /// Finds out where it lies what was to be moved.
+    private func settle(_ plan: MovePlan) throws(StoreError) {
+        let source = try found(at: plan.source)
+        if source.map({ Self.isMoved($0, plan) }) != true, let target = try found(at: plan.target),
+            Self.isMoved(target, plan)
+        {
+            try catalog { () throws(CatalogError) in try journal.moved(plan, as: plan.isDirectory ? nil : target) }
+        } else {
+            try wasNotDone(plan, source)
+        }
+    }
+
+    /// - Parameter source: what lies where it was to be moved from.
+    private func wasNotDone(_ plan: MovePlan, _ source: Metadata?) throws(StoreError) {
+        try catalog { () throws(CatalogError) in try journal.moveWasNotDone(plan) }
+        if source.map({ Self.isMoved($0, plan) }) != true { try tell(source, at: plan.source, by: plan.item) }
     }
 
     private func list(_ directory: InodeID, for item: PendingID) throws(StoreError) {
@@ -332,10 +357,24 @@ struct StepRunner: Sendable {
         try catalog { () throws(CatalogError) in try journal.endListing(listing, changed: onChange) }
     }
 
-    private func fetch(_ inode: InodeID) throws(StoreError) {
+    private func fetch(_ inode: InodeID, for item: PendingID) throws(StoreError) {
         let content = try contents.openContent(of: inode)
         defer { content.close() }
-        try content.keepEverything()
+        do { try content.keepEverything() } catch { try lookForSource(of: inode, after: error, by: item) }
+    }
+
+    /// Bytes that are needed of a file could not be read where the catalog says that they lie: it is told what is there
+    /// now, and the next plan takes that into account.
+    ///
+    /// - Throws: `error`, where it says something else; `.contentLost` when the store has the bytes no more.
+    func lookForSource(of inode: InodeID, after error: StoreError, by item: PendingID) throws(StoreError) {
+        guard error.code == .notFound || error.code == .preconditionFailed, let path = error.path else { throw error }
+        try lookAgain(at: path, by: item)
+        let isLost = try catalog { () throws(CatalogError) in try journal.content(of: inode)?.isLost ?? false }
+        guard isLost else { return }
+        throw StoreError(
+            .contentLost, "bytes of the file were removed from the store before they were read here: \(error.message)",
+            path: path)
     }
 
     // MARK: Helpers
@@ -408,7 +447,7 @@ struct StepRunner: Sendable {
 
 /// The kinds of step that ask something of the store.
 fileprivate enum StepKind: Hashable, CustomStringConvertible {
-    case upload, setAttributes, copy, createDirectory, move, delete, keepConflict, list, fetch
+    case upload, setAttributes, copy, createDirectory, move, settle, delete, keepConflict, list, fetch
 
     init?(_ step: SyncStep) {
         switch step {
@@ -418,6 +457,7 @@ fileprivate enum StepKind: Hashable, CustomStringConvertible {
         case .copy: self = .copy
         case .createDirectory: self = .createDirectory
         case .move: self = .move
+        case .settle: self = .settle
         case .delete: self = .delete
         case .keepConflict: self = .keepConflict
         case .list: self = .list
@@ -432,6 +472,7 @@ fileprivate enum StepKind: Hashable, CustomStringConvertible {
         case .copy: "a copy"
         case .createDirectory: "a new directory"
         case .move: "a move"
+        case .settle: "a look for what was moved"
         case .delete: "a deletion"
         case .keepConflict: "a conflict copy"
         case .list: "a listing"

@@ -154,6 +154,81 @@ enum StoreShape: String, CaseIterable, Sendable {
         #expect(bench.statistics.snapshot().errors.contains { $0.kind == "notDeleted" })
     }
 
+    /// What is done with a name whose rename was carried out on the store, and not heard of.
+    enum Next: String, CaseIterable, Sendable { case nothing, takenBack, renamedAgain, removed }
+
+    @Test(
+        "a rename that the store has carried out, and the program was ended before it knew, leaves nothing in the wrong place",
+        arguments: Next.allCases, [true, false])
+    func lostMove(next: Next, isDirectory: Bool) throws {
+        let bench = try Workbench()
+        let (old, new, newest) = isDirectory ? ("a/f", "b/f", "c/f") : ("a", "b", "c")
+        if isDirectory { try bench.makeDirectory("a") }
+        try bench.write(old, "text")
+        #expect(try bench.drain().itemsLeft == 0)
+        bench.store.loseNextMove { [faults = bench.faults] in faults.outage = .failing }
+        try bench.rename("a", to: "b")
+        try bench.wait("the rename on the store") { bench.text(new) != nil }
+        try bench.restart()
+        bench.faults.heal()
+        switch next {
+        case .nothing: break
+        case .takenBack: try bench.rename("b", to: "a")
+        case .renamedAgain: try bench.rename("b", to: "c")
+        case .removed:
+            if isDirectory { try bench.delete("b/f") }
+            try bench.delete("b")
+        }
+        #expect(try bench.drain().itemsLeft == 0)
+        let expected: [String] =
+            switch next {
+            case .nothing: [new]
+            case .takenBack: [old]
+            case .renamedAgain: [newest]
+            case .removed: []
+            }
+        #expect(try bench.files() == expected)
+        for path in expected { #expect(bench.text(path) == "text") }
+        try bench.list("")
+        #expect(try bench.catalog.inode(at: StorePath(expected.first ?? "a")!) != nil || expected.isEmpty)
+        #expect(try bench.pending().isEmpty)
+    }
+
+    @Test("a file that somebody else has just put where a renamed one belongs is kept beside it")
+    func moveOntoForeign() throws {
+        let bench = try Workbench()
+        try bench.write("a", "ours")
+        try bench.drain()
+        bench.synchronizer.stop()
+        try bench.rename("a", to: "b")
+        try bench.writeForeign("b", "theirs, longer")
+        try bench.restart()
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(bench.text("b") == "ours")
+        let copies = try bench.files().filter { $0.hasPrefix("b.conflict-") }
+        #expect(copies.count == 1 && copies.allSatisfy { bench.text($0) == "theirs, longer" })
+        #expect(try bench.files().count == 2)
+    }
+
+    @Test(
+        "a file whose bytes others have removed before they were read here is listed as lost",
+        arguments: StoreShape.allCases)
+    func lostSource(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        let inode = try bench.write("f", "text")
+        #expect(try bench.drain().itemsLeft == 0)
+        bench.synchronizer.stop()
+        try bench.catalog.contentWasEvicted(inode)
+        try bench.restart()
+        try bench.rename("f", to: "g")
+        #expect(bench.memory.delete([StorePath("f")!]).allSatisfy { $0 == nil })
+        let left = try bench.drain()
+        #expect(left.itemsLeft == 1 && left.parked == 1)
+        #expect(try bench.pending().map(\.path.description) == ["g"])
+        #expect(bench.statistics.snapshot().errors.contains { $0.kind == "contentLost" })
+        #expect(try bench.files() == [])
+    }
+
     @Test("random changes with random faults end with the same tree on the store", arguments: StoreShape.allCases)
     func random(shape: StoreShape) throws {
         let seed = UInt64.random(in: 0 ... .max)

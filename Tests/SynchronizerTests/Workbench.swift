@@ -19,6 +19,7 @@ final class NarrowStore: StoreWrapper {
     struct Hooks {
         var beforePut: (@Sendable (StorePath, UploadBody) -> Void)?
         var afterPut: (@Sendable (StorePath) -> Void)?
+        var afterLostMove: (@Sendable () -> Void)?
         var puts: [StorePath] = []
         var deletions: [[StorePath]] = []
         var batches: [Int] = []
@@ -38,6 +39,8 @@ final class NarrowStore: StoreWrapper {
 
     func beforePut(_ body: (@Sendable (StorePath, UploadBody) -> Void)?) { hooks.withLock { $0.beforePut = body } }
     func afterPut(_ body: (@Sendable (StorePath) -> Void)?) { hooks.withLock { $0.afterPut = body } }
+    /// The next move is carried out, its answer gets lost, and then `body` is run.
+    func loseNextMove(_ body: @escaping @Sendable () -> Void) { hooks.withLock { $0.afterLostMove = body } }
     var puts: [StorePath] { hooks.withLock { $0.puts } }
     var deletions: [[StorePath]] { hooks.withLock { $0.deletions } }
     /// How many changes came at once.
@@ -82,6 +85,13 @@ final class NarrowStore: StoreWrapper {
             throw StoreError(.unsupported, "no move")
         }
         try inner.move(source, to: destination)
+        let lost = hooks.withLock { hooks in
+            defer { hooks.afterLostMove = nil }
+            return hooks.afterLostMove
+        }
+        guard let lost else { return }
+        lost()
+        throw StoreError(.unavailable, "the connection broke", path: source)
     }
 
     func delete(_ paths: [StorePath]) -> [StoreError?] {
