@@ -199,7 +199,8 @@ def conflict(self):
     name = self.name() if self.random.random() < 0.8 else self.new_name()
     here = self.random.choice(["write_file", "append_file", "replace_file", "unlink"])
     there = [self.seed() + 1000, self.length()] if self.random.random() < 0.7 else None
-    return ["conflict", name, here, self.seed(), self.length(), there]
+    # To append nothing would be no change.
+    return ["conflict", name, here, self.seed(), 1 + self.length(), there]
 
 
 # How often each of these comes, in operations.
