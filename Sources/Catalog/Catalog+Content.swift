@@ -160,7 +160,9 @@ extension Tables {
             },
             sourceWork: try row.object.map { object throws(CatalogError) in try work(on: object, of: inode) } ?? .none,
             isChanging: row.isChanging, trust: trust)
-        record.isLost = row.object == Self.goneObject
+        record.isLost = try row.object.map { object throws(CatalogError) in
+            try self.object(object).map { $0.version != row.version.map { Version($0) } } ?? true
+        } ?? false
         return record
     }
 

@@ -222,7 +222,7 @@ package struct ContentRecord: Sendable {
     package var source: ContentSource?
     /// What a worker is doing with what lies at the source: it may be elsewhere already, or be another version.
     package var sourceWork: SourceWork
-    /// Whether the object that had the bytes which are not here is gone from the store.
+    /// Whether the object that had the bytes which are not here is gone from the store, or is another one by now.
     package var isLost = false
     /// Whether a change was begun and not saved, as after a crash: the cache file may then be longer than `size`.
     package var isChanging: Bool

@@ -1,3 +1,4 @@
+import SQLite
 import Glibc
 import SQLite
 

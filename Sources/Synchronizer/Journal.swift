@@ -37,6 +37,9 @@ package protocol Journal: Sendable {
     func stepEnded(_ item: PendingID) throws(CatalogError) -> [PendingID]
     func failed(_ item: PendingID, revision: Int64, error: String, retryAt: Timestamp?) throws(CatalogError)
 
+    func unknownAttributes(of inode: InodeID) throws(CatalogError) -> ContentQuestion?
+    func learnAttributes(_ metadata: Metadata, target: [UInt8]?, of question: ContentQuestion) throws(CatalogError)
+        -> [NamespaceChange]
     func beginListing(of directory: InodeID) throws(CatalogError) -> ListingPlan?
     func merge(_ entries: [ListEntry], into listing: ListingPlan) throws(CatalogError) -> [NamespaceChange]
     func doubts(about entries: [ListEntry], in listing: ListingPlan) throws(CatalogError) -> Set<FileName>

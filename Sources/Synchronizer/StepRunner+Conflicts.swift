@@ -22,10 +22,9 @@ extension StepRunner {
                 }
                 guard let there = try found(at: plan.keepPath) else { return }
                 guard try hasSameBytes(plan.path, original, plan.keepPath, there) else {
-                    throw StoreError(
-                        .alreadyExists,
-                        "'\(plan.path)' was changed on the store too, and '\(plan.keepPath)', where that version "
-                            + "would be kept, is taken", path: plan.path)
+                    // Now that this is known, another name is found.
+                    try tell(there, at: plan.keepPath, by: plan.item)
+                    return
                 }
                 kept = there
             default: throw error

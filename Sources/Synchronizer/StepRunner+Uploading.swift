@@ -122,9 +122,6 @@ extension StepRunner {
             }
         } catch {
             switch error.code {
-            case .preconditionFailed where error.path.map { $0 != plan.target && body.isStored(at: $0) } ?? false:
-                // Not the target has changed, but what it was to be made of.
-                throw error
             case .preconditionFailed:
                 // Ours, when it was put there before a crash.
                 let there = try found(at: plan.target)
@@ -135,6 +132,11 @@ extension StepRunner {
                     return .goOn
                 case .somebodyElse, nil:
                     try tell(there, at: plan.target, by: plan.placement.item)
+                    // Or it is not the target that has changed, but what it was to be made of; which may be the same.
+                    for source in body.sources {
+                        if source != plan.target { try lookAgain(at: source, by: plan.placement.item) }
+                        try expectSource(of: plan.placement.inode, after: error)
+                    }
                     return .goOn
                 }
             case .unavailable, .timedOut:
@@ -260,9 +262,9 @@ extension StepRunner {
 }
 
 extension UploadBody {
-    /// Whether a part of it is to be taken from an object of the store.
-    fileprivate func isStored(at path: StorePath) -> Bool {
-        segments.contains { if case .stored(path, _, _) = $0 { true } else { false } }
+    /// The objects of the store that parts of it are to be taken from.
+    fileprivate var sources: Set<StorePath> {
+        Set(segments.compactMap { if case .stored(let path, _, _) = $0 { path } else { nil } })
     }
 }
 

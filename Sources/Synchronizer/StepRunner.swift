@@ -358,9 +358,36 @@ struct StepRunner: Sendable {
     }
 
     private func fetch(_ inode: InodeID, for item: PendingID) throws(StoreError) {
+        guard try catalog({ () throws(CatalogError) in try journal.content(of: inode) }) != nil else {
+            try learn(inode, for: item)
+            return
+        }
         let content = try contents.openContent(of: inode)
         defer { content.close() }
         do { try content.keepEverything() } catch { try lookForSource(of: inode, after: error, by: item) }
+    }
+
+    /// What is no plain file has no content in the cache: all that there is to it is in the catalog, once the store was
+    /// asked.
+    private func learn(_ inode: InodeID, for item: PendingID) throws(StoreError) {
+        let asked = try catalog { () throws(CatalogError) in try journal.unknownAttributes(of: inode) }
+        guard let question = asked else { return }
+        do {
+            let metadata = try store.metadata(of: question.path)
+            var target: [UInt8]?
+            if metadata.kind == .symbolicLink {
+                let sink = MemorySink()
+                _ = try store.read(question.path, ReadRequest(version: metadata.version), into: sink)
+                target = sink.bytes
+            }
+            let changes = try catalog { [target] () throws(CatalogError) in
+                try journal.learnAttributes(metadata, target: target, of: question)
+            }
+            if !changes.isEmpty { onChange(changes) }
+        } catch {
+            guard error.code == .notFound || error.code == .preconditionFailed else { throw error }
+            try lookAgain(at: question.path, by: item)
+        }
     }
 
     /// Bytes that are needed of a file could not be read where the catalog says that they lie: it is told what is there
@@ -370,11 +397,18 @@ struct StepRunner: Sendable {
     func lookForSource(of inode: InodeID, after error: StoreError, by item: PendingID) throws(StoreError) {
         guard error.code == .notFound || error.code == .preconditionFailed, let path = error.path else { throw error }
         try lookAgain(at: path, by: item)
+        try expectSource(of: inode, after: error)
+    }
+
+    /// - Throws: `.contentLost` when the object from which `error` says that it cannot be read is not what the file's
+    ///   bytes were in.
+    func expectSource(of inode: InodeID, after error: StoreError) throws(StoreError) {
         let isLost = try catalog { () throws(CatalogError) in try journal.content(of: inode)?.isLost ?? false }
         guard isLost else { return }
         throw StoreError(
-            .contentLost, "bytes of the file were removed from the store before they were read here: \(error.message)",
-            path: path)
+            .contentLost,
+            "somebody else has replaced or removed the object with the rest of the file's bytes: \(error.message)",
+            path: error.path)
     }
 
     // MARK: Helpers

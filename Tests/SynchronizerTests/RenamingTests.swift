@@ -229,6 +229,37 @@ enum StoreShape: String, CaseIterable, Sendable {
         #expect(try bench.files() == [])
     }
 
+    @Test("a link of somebody else that is removed here before it was looked at is gone from the store, though it is held")
+    func unknownLink() throws {
+        let bench = try Workbench()
+        let target = UploadBody(Array("somewhere".utf8))
+        _ = try bench.memory.put(target, at: StorePath("l")!, PutOptions(kind: .symbolicLink))
+        try bench.list("")
+        // Nobody forgets the inode, as when a program has it open.
+        let record = try bench.catalog.remove(FileName("l")!, from: .root, isDirectory: false)
+        #expect(!record.attributesAreKnown)
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(try bench.files() == [])
+        #expect(try bench.catalog.inode(record.id)?.target == Array("somewhere".utf8))
+    }
+
+    @Test("two versions of somebody else that collide within a second are both kept")
+    func conflictsAtOnce() throws {
+        let bench = try Workbench()
+        for round in 1...2 {
+            try bench.write("f", "base \(round)")
+            #expect(try bench.drain().itemsLeft == 0)
+            bench.synchronizer.stop()
+            try bench.writeForeign("f", "theirs " + String(repeating: "!", count: round))
+            try bench.write("f", "ours \(round)")
+            try bench.restart()
+            #expect(try bench.drain().itemsLeft == 0)
+        }
+        #expect(bench.text("f") == "ours 2")
+        let copies = try bench.files().filter { $0.hasPrefix("f.conflict-") }
+        #expect(Set(copies.map { bench.text($0) }) == ["theirs !", "theirs !!"])
+    }
+
     @Test("random changes with random faults end with the same tree on the store", arguments: StoreShape.allCases)
     func random(shape: StoreShape) throws {
         let seed = UInt64.random(in: 0 ... .max)

@@ -116,9 +116,15 @@ def seek(file, offset, whence):
     return os.lseek(file, offset, whence)
 
 
+def has_size(status, size):
+    """Whether to cut it to `size` changes nothing: whether that is a change of its time, file systems see differently."""
+    return stat.S_ISREG(status.st_mode) and status.st_size == size
+
+
 @on_handle
 def ftruncate(file, size):
-    os.ftruncate(file, size)
+    if not has_size(os.fstat(file), size):
+        os.ftruncate(file, size)
 
 
 @on_handle
@@ -135,7 +141,9 @@ def zero_range(file, offset, length, keeps_size):
         if error.errno != errno.EOPNOTSUPP:
             raise
         end = min(offset + length, os.fstat(file).st_size) if keeps_size else offset + length
-        if end > offset:
+        if end <= offset:
+            os.utime(file)                                   # it counts as a change all the same
+        else:
             # By another way in: where the file was opened to append, a write cannot choose its place.
             other = os.open(f"/proc/self/fd/{file}", os.O_WRONLY)
             try:
@@ -244,7 +252,8 @@ def whole(file):
 
 @operation
 def truncate(side, name, size):
-    os.truncate(side.path(name), size)
+    if not has_size(os.stat(side.path(name)), size):
+        os.truncate(side.path(name), size)
 
 
 # MARK: names

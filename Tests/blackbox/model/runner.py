@@ -65,6 +65,7 @@ class Run:
         self.mount = mount
         self.reference = op.Side(reference)
         self.mounted = op.Side(mount.data)
+        mount.options.setdefault("cache_size", 100)
         self.settings = {name: mount.options[name] for name in ("cache", "metadata_cache")}
         self.done = []
 
@@ -236,12 +237,15 @@ class Run:
                     self.change_on_store(name, body)
                     self.change_in_reference(name, body)
                     self.wait_until_seen(name)
+                    self.settle_time_of_folder(name)
 
     def do_conflict(self, name, here, seed, length, there):
         if not self.is_free(name):
             return
         self.sync()
-        with self.temporary(cache=3600, metadata_cache=min(self.settings["metadata_cache"], 1)):
+        with self.temporary(cache=3600, metadata_cache=min(self.settings["metadata_cache"], 1), cache_size=1000):
+            # What is changed in part needs the rest of its bytes, which others are about to replace.
+            self.check(*(op.perform(side, "read_file", [name]) for side in (self.reference, self.mounted)))
             arguments = [name] if here == "unlink" else [name, seed, length]
             answer = op.perform(self.reference, here, arguments)
             self.check(answer, op.perform(self.mounted, here, arguments))
@@ -254,9 +258,16 @@ class Run:
                 self.wait_until_seen(name)
             elif here != "unlink" and there:
                 self.expect_conflict_copy(name, there)
+            self.settle_time_of_folder(name)
             self.sync()
         self.do_compare()
         self.compare_store()
+
+    def settle_time_of_folder(self, name):
+        """Which time a folder has after others have changed what is in it is not promised: now it has one."""
+        for side in (self.reference, self.mounted):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.utime(side.path(name.rpartition("/")[0]))
 
     def is_free(self, name):
         """Whether others may change it without saying more than is promised: a file nobody has open, or nothing."""
