@@ -160,9 +160,10 @@ extension Tables {
             },
             sourceWork: try row.object.map { object throws(CatalogError) in try work(on: object, of: inode) } ?? .none,
             isChanging: row.isChanging, trust: trust)
-        record.isLost = try row.object.map { object throws(CatalogError) in
-            try self.object(object).map { $0.version != row.version.map { Version($0) } } ?? true
-        } ?? false
+        record.isLost =
+            try row.object.map { object throws(CatalogError) in
+                try self.object(object).map { $0.version != row.version.map { Version($0) } } ?? true
+            } ?? false
         return record
     }
 

@@ -229,7 +229,7 @@ enum StoreShape: String, CaseIterable, Sendable {
         #expect(try bench.files() == [])
     }
 
-    @Test("a link of somebody else that is removed here before it was looked at is gone from the store, though it is held")
+    @Test("a link of somebody else that is removed before it was looked at is gone from the store, also while in use")
     func unknownLink() throws {
         let bench = try Workbench()
         let target = UploadBody(Array("somewhere".utf8))
