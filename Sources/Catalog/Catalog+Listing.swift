@@ -485,9 +485,7 @@ extension Tables {
         if let known { object = known } else { object = try insertObject(entry, below: listing, inode: inode) }
         if known != nil {
             // Files that were moved away from here and not copied on the store yet have lost their bytes there.
-            try database.run(
-                "UPDATE inode SET object = -1 WHERE object = ? AND kind != ?", .int(object),
-                .int(Int64(FileKind.directory.rawValue)))
+            try loseSource(object)
             try database.run(
                 "UPDATE object SET inode = ?, content_generation = 0, attribute_generation = 0, foreign_version = 0 WHERE id = ?",
                 .int(inode.row), .int(object))

@@ -195,8 +195,7 @@ extension Tables {
             .int(placement.contentGeneration), .int(placement.attributeGeneration), .int(now))
         guard let object = try object(placement.entryName, below: placement.parentObject) else { return }
         // Files whose bytes lay there before have lost them, but for those who are this file.
-        try database.run(
-            "UPDATE inode SET object = -1 WHERE object = ? AND id != ?", .int(object.id), .int(placement.inode.row))
+        try loseSource(object.id, but: placement.inode)
         try unmarkDeletion(of: object.id)
         guard let record = try inode(placement.inode) else {
             // Removed meanwhile.

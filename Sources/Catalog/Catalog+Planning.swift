@@ -286,36 +286,9 @@ private struct Planner {
         for user in users where user != inode {
             let isHere = try tables.isDirty(user) ? try tables.isComplete(user) : false
             if isHere { continue }
-            if try !hasOtherSource(user, than: object.id) { return user }
+            if try !tables.takeOtherSource(user, than: object.id) { return user }
         }
         return nil
-    }
-
-    /// A file with several names has an object for each: another one with the same bytes becomes its source.
-    private func hasOtherSource(_ inode: InodeID, than object: Int64) throws(CatalogError) -> Bool {
-        let others = try tables.database.all(
-            """
-            SELECT o.id, o.version, o.size_bytes, o.parent, o.name FROM object o JOIN inode i ON i.id = o.inode
-            WHERE o.inode = ? AND o.id != ? AND o.content_generation = i.content_generation AND foreign_version = 0
-                AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.object = o.id)
-            """, .int(inode.row), .int(object)
-        ) { row throws(CatalogError) in
-            (
-                id: row.int(0), version: row.text(1).map { Version($0) }, size: row.int(2), parent: row.int(3),
-                name: try tables.fileName(row.blob(4))
-            )
-        }
-        // One that lies where the file has no name (any more) may be about to be replaced.
-        for other in others {
-            // One that lies where the file has no name (any more) may be about to be replaced.
-            guard try tables.worker(at: Tables.Place(parent: other.parent, name: other.name)) == nil,
-                let holder = try tables.directory(at: other.parent),
-                try tables.entry(other.name, in: holder)?.id == inode
-            else { continue }
-            try tables.setSource(of: inode, object: other.id, version: other.version, size: other.size)
-            return true
-        }
-        return false
     }
 
     /// Whether a directory lies on the store where the file belongs.

@@ -434,12 +434,56 @@ final class Tables {
             SQLValue(version?.text), .int(size), .int(inode.row))
     }
 
-    /// The object is not on the store any more. Files whose bytes only it had keep that fact, so that their reads
-    /// fail instead of giving zeros.
+    private func isName(_ name: FileName, below object: Int64, of inode: InodeID) throws(CatalogError) -> Bool {
+        for directory in try directories(at: object) where try entry(name, in: directory)?.id == inode { return true }
+        return false
+    }
+
+    /// A file with several names has an object for each: another one with the same bytes becomes its source.
+    ///
+    /// - Returns: whether there is one.
+    func takeOtherSource(_ inode: InodeID, than object: Int64) throws(CatalogError) -> Bool {
+        let others = try database.all(
+            """
+            SELECT o.id, o.version, o.size_bytes, o.parent, o.name FROM object o JOIN inode i ON i.id = o.inode
+            WHERE o.inode = ? AND o.id != ? AND o.content_generation = i.content_generation AND foreign_version = 0
+                AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.object = o.id)
+            """, .int(inode.row), .int(object)
+        ) { row throws(CatalogError) in
+            (
+                id: row.int(0), version: row.text(1).map { Version($0) }, size: row.int(2), parent: row.int(3),
+                name: try fileName(row.blob(4))
+            )
+        }
+        for other in others {
+            // One that lies where the file has no name (any more) may be about to be replaced.
+            guard try worker(at: Place(parent: other.parent, name: other.name)) == nil,
+                try isName(other.name, below: other.parent, of: inode)
+            else { continue }
+            try setSource(of: inode, object: other.id, version: other.version, size: other.size)
+            return true
+        }
+        return false
+    }
+
+    /// The object has the bytes of these files no more, but for those of `keeper`. Files whose bytes only it had keep
+    /// that fact, so that their reads fail instead of giving zeros.
+    func loseSource(_ object: Int64, but keeper: InodeID? = nil) throws(CatalogError) {
+        let users = try database.all(
+            "SELECT id FROM inode WHERE object = ? AND kind != ?", .int(object),
+            .int(Int64(FileKind.directory.rawValue))
+        ) { InodeID(UInt64($0.int(0))) }
+        for user in users where user != keeper {
+            if try takeOtherSource(user, than: object) { continue }
+            try database.run(
+                "UPDATE inode SET object = ? WHERE id = ?", .int(Self.goneObject), .int(user.row))
+        }
+    }
+
+    /// The object is not on the store any more.
     func deleteObject(_ id: Int64) throws(CatalogError) {
-        try database.run(
-            "UPDATE inode SET object = CASE kind WHEN ? THEN NULL ELSE -1 END WHERE object = ?",
-            .int(Int64(FileKind.directory.rawValue)), .int(id))
+        try loseSource(id)
+        try database.run("UPDATE inode SET object = NULL WHERE object = ?", .int(id))
         try database.run("DELETE FROM object WHERE id = ?", .int(id))
         try unmarkDeletion(of: id)
         if underWay[Self.unsettled(id)] != nil { try forgetMove(of: id) }

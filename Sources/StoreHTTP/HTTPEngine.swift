@@ -146,7 +146,7 @@ final class HTTPEngine: @unchecked Sendable {
 
     private func admit() {
         while active.count < max(tuning.connections, 1), let transfer = waiting.pop() {
-            if let isWanted = transfer.request.isWanted, !isWanted() {
+            if transfer.isRevoked {
                 finish(transfer, .failure(transfer.isCancelled))
                 continue
             }

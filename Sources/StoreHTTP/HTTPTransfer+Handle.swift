@@ -157,7 +157,7 @@ extension HTTPTransfer {
     /// - Returns: Why the transfer has to end now; nil when it may go on.
     func check(at now: MonotonicTime) -> StoreError? {
         guard let handle else { return nil }
-        if let isWanted = request.isWanted, !isWanted() { return isCancelled }
+        if isRevoked { return isCancelled }
         if isSendingPaused || isReceivingPaused { limits.noteMoved(1) }
         let quiet = limits.quiet(at: now, unacknowledged: body.length > 0 ? cf_curl_unacknowledged(handle) : 0)
         let tuning = engine.tuning
@@ -189,6 +189,14 @@ extension HTTPTransfer {
         let parts = url.split(separator: "/", maxSplits: 2, omittingEmptySubsequences: true)
         guard parts.count > 1 else { return "\(request.method) \(url)" }
         return "\(request.method) \(parts[0])//\(host)/\(parts.count > 2 ? parts[2] : "")"
+    }
+
+    /// Whether nobody wants the result any more, and it can still be helped. What a server has had all of, it carries out
+    /// whether anybody waits for the answer or not, perhaps after what is asked of it next: so that is waited for.
+    var isRevoked: Bool {
+        guard let isWanted = request.isWanted else { return false }
+        if body.length > 0, body.position == body.length { return false }
+        return !isWanted()
     }
 
     var isCancelled: StoreError { StoreError(.cancelled, "the request is no longer wanted (\(what))") }
