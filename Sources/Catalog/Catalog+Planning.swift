@@ -352,7 +352,7 @@ private struct Planner {
     /// The directory lies elsewhere on the store: it was renamed.
     private func moveDirectory(_ inode: InodeRecord, _ own: Int64, _ slot: Slot) throws(CatalogError) -> SyncStep {
         if slot.object == nil, try isWhollyUnmade(own) {
-            if let worker = try tables.worker(below: own) { return tables.refuse(row.id, while: worker) }
+            if let worker = try tables.worker(below: own) { return try tables.refuse(row, while: worker) }
             try tables.database.run(
                 "UPDATE object SET parent = ?, name = ? WHERE id = ?", .int(slot.place), .blob(slot.name.bytes),
                 .int(own))

@@ -1,3 +1,4 @@
+import SQLite
 import StoreAPI
 
 // What workers are changing on the store. Two rules hold here, and nowhere else:

@@ -287,13 +287,13 @@ struct HTTPClientTests {
             } else {
                 connection.answer(200, [], pattern(1 << 20), declaring: 2 << 20)
                 for _ in 0..<16 {
-                    usleep(160_000)
+                    usleep(500_000)
                     connection.write(pattern(1 << 16))
                 }
             }
         }
         defer { server.stop() }
-        let client = makeClient { $0.tuning.overallTimeout = .seconds(2) }
+        let client = makeClient { $0.tuning.overallTimeout = .seconds(7) }
         defer { client.shutdown() }
         #expect(error { () throws(StoreError) in try client.send(get(server.url + "/small")) }?.code == .timedOut)
         #expect(try client.send(get(server.url + "/large")).body.count == 2 << 20)
