@@ -188,11 +188,20 @@ extension Catalog {
     ///
     /// - Returns: The rows that were ``SyncStep/busy`` because of a step that has ended: they can be planned again.
     package func stepEnded(_ item: PendingID) throws(CatalogError) -> [PendingID] {
-        try read { tables throws(CatalogError) in
+        let (released, abandoned) = try read { tables throws(CatalogError) in
+            let work = tables.underWay[item.value]
             tables.workEnded(item.value)
             defer { tables.released = [] }
-            return tables.released.map { PendingID($0) }
+            return (tables.released.map { PendingID($0) }, try tables.abandonedPlaces(of: work).isEmpty ? nil : work)
         }
+        if let abandoned {
+            try write { tables throws(CatalogError) in
+                tables.cause = abandoned.cause
+                defer { tables.cause = nil }
+                for place in try tables.abandonedPlaces(of: abandoned) { try tables.abandonSent(at: place) }
+            }
+        }
+        return released
     }
 
     /// The step that was planned did not succeed.

@@ -67,6 +67,7 @@ extension Catalog {
                 let (unseen, next) = try tables.vanishedObjects(listing, asked)
                 for object in unseen { try tables.objectVanished(object, from: listing.directory, &changes) }
                 if next == nil {
+                    try tables.forgetSent(below: listing.object, before: listing.number - Tables.longestLag)
                     try tables.database.run(
                         "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(listing.number),
                         .int(listing.directory.row))
@@ -197,9 +198,15 @@ extension Tables {
 
     fileprivate func contradicts(_ entry: ListEntry, _ listing: ListingPlan) throws(CatalogError) -> Bool {
         let earliest = listing.number - Self.longestLag
-        guard let object = try object(entry.name, below: listing.object) else {
-            return ended[Place(parent: listing.object, name: entry.name)].map { $0.time > earliest } ?? false
+        let place = Place(parent: listing.object, name: entry.name)
+        let known = try object(entry.name, below: listing.object)
+        // Whether it is what was sent there is told by its attributes.
+        if entry.metadata.attributes == nil, entry.metadata.kind != .directory,
+            known.map({ !sameVersion($0, entry.metadata) }) ?? true, try isAnythingSent(to: place)
+        {
+            return true
         }
+        guard let object = known else { return ended[place].map { $0.time > earliest } ?? false }
         guard object.written > earliest, !object.isDirectory || entry.metadata.kind != .directory else { return false }
         return object.isDirectory != (entry.metadata.kind == .directory) || !sameVersion(object, entry.metadata)
     }
@@ -283,6 +290,7 @@ extension Tables {
         let pending = local == nil ? nil : try pendingRow(entry.name, in: listing.directory)
         let place = Place(parent: listing.object, name: entry.name)
         let isOurWork = isDefinite ? false : try self.isOurWork(at: place, since: listing.begun)
+        if !isOurWork, try takeSent(metadata, at: place, in: listing.directory) { return }
         guard let object = try object(entry.name, below: listing.object) else {
             if let local {
                 // Made here and there. What a worker is just putting there is ours.

@@ -239,6 +239,7 @@ extension Tables {
         if record.kind == .directory, !isMoved { try markDeletionOfPlace(of: record.id) }
         guard let place = try place(of: parent) else { return }
         guard let object = try object(name, below: place) else {
+            try abandonSent(at: Place(parent: place, name: name))
             // Nothing will come or go there, and so nothing else will give the directory the time that it has here.
             return try childrenChanged(below: place)
         }

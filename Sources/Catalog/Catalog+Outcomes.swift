@@ -6,16 +6,19 @@ import Threading
 extension Catalog {
     /// The content lies on the store now, as `metadata` says.
     package func uploaded(_ plan: UploadPlan, as metadata: Metadata) throws(CatalogError) {
-        try wasPut(plan.placement, metadata)
+        try wasPut(plan.placement, plan.attributes, metadata)
     }
 
     package func copied(_ plan: CopyPlan, as metadata: Metadata) throws(CatalogError) {
-        try wasPut(plan.placement, metadata)
+        try wasPut(plan.placement, plan.attributes, metadata)
     }
 
-    private func wasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
+    private func wasPut(_ placement: Placement, _ attributes: Attributes, _ metadata: Metadata) throws(CatalogError) {
         try write { tables throws(CatalogError) in
             try tables.ending(placement.item) { () throws(CatalogError) in
+                let place = Tables.Place(placement)
+                try tables.forgetSent(SentState(size: metadata.size, metadata.attributes), at: place)
+                try tables.forgetSent(SentState(size: metadata.size, attributes), at: place)
                 try tables.objectWasPut(placement, metadata)
             }
         }
@@ -25,7 +28,12 @@ extension Catalog {
         try write { tables throws(CatalogError) in
             tables.workEnded(plan.item.value)
             guard let object = try tables.object(plan.object) else { return }
-            if !object.isDirectory { try tables.updateObject(plan.object, metadata) }
+            if !object.isDirectory {
+                try tables.updateObject(plan.object, metadata)
+                for place in try tables.places(of: plan.object) {
+                    try tables.forgetSent(SentState(size: metadata.size, plan.attributes), at: place)
+                }
+            }
             // Where something has come into a directory meanwhile, its times may have changed after they were set.
             let isCurrent = object.attributeGeneration == plan.before
             try tables.database.run(
@@ -180,7 +188,7 @@ extension Tables {
         return try entry(placement.entryName, in: placement.entryParent)?.id == placement.inode
     }
 
-    fileprivate func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
+    func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
         // The directory may have been listed away meanwhile; then the next listing finds the object.
         guard try object(placement.parentObject) != nil else { return }
         try database.run(
@@ -221,7 +229,7 @@ extension Tables {
         // A file that was changed meanwhile is due again as if that had been its first change.
         try database.run(
             """
-            UPDATE pending SET checkpoint = NULL, sent = NULL, expedited = CASE WHEN revision = ?2 THEN expedited ELSE 0 END,
+            UPDATE pending SET checkpoint = NULL, expedited = CASE WHEN revision = ?2 THEN expedited ELSE 0 END,
                 since_ns = CASE WHEN revision = ?2 THEN since_ns ELSE changed_ns END WHERE id = ?1
             """, .int(placement.item.value), .int(placement.revision))
         // The row is done with, if nothing has changed since: to plan it once more would tell nothing else.

@@ -23,7 +23,7 @@ extension Catalog {
                 }
                 return step
             }
-            if case .move(let plan) = step { try tables.noteMove(plan) }
+            try tables.noteSending(&step)
             work.cause = try tables.cause(row.id)
             tables.underWay[row.id] = work
             if let object = work.moved { tables.underWay[Tables.unsettled(object)] = nil }
@@ -42,30 +42,9 @@ extension Catalog {
             guard let inode = try tables.inode(plan.placement.inode) else { return plan }
             plan.attributes = try tables.storeAttributes(of: inode)
             plan.placement.attributeGeneration = try tables.generations(of: inode.id).attributes
-            try tables.noteSending(SentState(size: inode.size, plan.attributes), by: plan.placement.item.value)
+            try tables.noteSending(&plan)
             return plan
         }
-    }
-}
-
-extension Tables {
-    /// How many states that were perhaps sent are known at most.
-    private static let mostSent = 8
-
-    func sentStates(of row: Int64) throws(CatalogError) -> [SentState] {
-        let text = try database.first("SELECT sent FROM pending WHERE id = ?", .int(row)) { $0.text(0) } ?? nil
-        return (text ?? "").split(separator: ",").compactMap { SentState($0) }
-    }
-
-    /// The state is about to be sent. Whoever finds it on the store after a crash knows that it is ours.
-    fileprivate func noteSending(_ state: SentState?, by row: Int64) throws(CatalogError) {
-        guard let state else { return }
-        var states = try sentStates(of: row)
-        guard states.last != state else { return }
-        states.removeAll { $0 == state }
-        states = states.suffix(Self.mostSent - 1) + [state]
-        try database.run(
-            "UPDATE pending SET sent = ? WHERE id = ?", .text(states.map(\.text).joined(separator: ",")), .int(row))
     }
 }
 
@@ -102,6 +81,11 @@ extension Tables {
     fileprivate func obstacle(to step: SyncStep, of row: Int64) throws(CatalogError) -> Int64? {
         guard !underWay.isEmpty, let work = try work(of: step) else { return nil }
         if let other = try obstacle(to: work, of: row) { return other }
+        // A file with several names may be replaced at one of them by what is read there for another.
+        if let inode = work.uploaded, let other = underWay.first(where: { $0.key != row && $0.value.uploaded == inode })
+        {
+            return other.key
+        }
         // What it reads from. A reader waits for a worker by itself, but nobody may be at a move.
         let reader: InodeID
         let waitsByItself: Bool
@@ -144,10 +128,13 @@ private struct Planner {
         if let worker = try tables.worker(at: Tables.Place(parent: place, name: name), but: row.id) {
             return try tables.refuse(row, while: worker)
         }
-        let slot = Slot(
+        var slot = Slot(
             name: name, parent: parent, place: place, object: try tables.object(name, below: place),
             path: try tables.path(ofObject: place).appending(name))
-        return inode.kind == .directory ? try directory(inode, slot) : try file(inode, slot)
+        if inode.kind == .directory { return try directory(inode, slot) }
+        // Whoever puts something there finds out whether anything lies there.
+        if let object = slot.object, object.isUncertain { slot.object = nil }
+        return try file(inode, slot)
     }
 
     /// Where an entry's object belongs, and what lies there.
@@ -157,6 +144,8 @@ private struct Planner {
         var place: Int64
         var object: ObjectRow?
         var path: StorePath
+
+        var whole: Tables.Place { Tables.Place(parent: place, name: name) }
     }
 
     /// Where the store has no real directories, a file may be put into one that is still to be made: so each new
@@ -273,7 +262,9 @@ private struct Planner {
         return .delete(
             DeletePlan(
                 item: item, revision: row.revision, path: try tables.path(ofObject: id), object: id,
-                version: object.isDirectory ? nil : object.version))
+                isDirectory: object.isDirectory, version: object.isDirectory ? nil : object.version,
+                isUncertain: object.isUncertain,
+                sent: try tables.sentStates(at: Tables.Place(parent: object.parent, name: name))))
     }
 
     /// The file, other than `inode`, whose bytes are only in this object.
@@ -384,6 +375,7 @@ private struct Planner {
         }
         try tables.database.run("UPDATE inode SET listed_ns = ? WHERE id = ?", .int(tables.now), .int(inode.id.row))
         if try tables.directory(at: own) == nil { try tables.markDeletion(of: own) }
+        try tables.abandonSent(below: own)
         // Its files there are copied from before they go; one that another directory uses by now stays. So does a
         // directory that somebody here is still in.
         let left = try tables.database.all("SELECT id, directory FROM object WHERE parent = ?", .int(own)) {
@@ -398,7 +390,8 @@ private struct Planner {
 
     /// Whether neither the directory nor anything in it has ever been on the store.
     private func isWhollyUnmade(_ directory: Int64) throws(CatalogError) -> Bool {
-        guard let object = try tables.object(directory), object.isUnmade else { return false }
+        guard let object = try tables.object(directory), object.isUnmade, try !tables.isAnythingSent(below: directory)
+        else { return false }
         let children = try tables.database.all("SELECT id FROM object WHERE parent = ?", .int(directory)) { $0.int(0) }
         for child in children where try !isWhollyUnmade(child) { return false }
         return true
@@ -424,7 +417,7 @@ private struct Planner {
             if object.foreign != 0 {
                 // It may be ours, written right before a crash, when it is as large as what was sent. Whoever uploads finds
                 // out, since there is something.
-                let sizes = try tables.sentStates(of: row.id).map(\.size) + [inode.size]
+                let sizes = try tables.sentStates(at: slot.whole).map(\.size) + [inode.size]
                 guard object.foreign != 2, sizes.contains(object.size) else {
                     return try keepConflict(slot, object)
                 }
@@ -494,15 +487,13 @@ private struct Planner {
     ) throws(CatalogError) -> SyncStep {
         let attributes = try tables.storeAttributes(of: inode)
         let body = inode.kind == .file ? nil : inode.target ?? []
-        let sentBefore = try tables.sentStates(of: row.id)
-        try tables.noteSending(SentState(size: body.map { Int64($0.count) } ?? inode.size, attributes), by: row.id)
         return .upload(
             UploadPlan(
                 placement: placement(of: inode, slot, generations), kind: inode.kind, target: slot.path,
                 condition: condition, attributes: attributes, fixedBody: body,
                 checkpoint: try tables.database.first(
                     "SELECT checkpoint FROM pending WHERE id = ?", .int(row.id), body: { $0.text(0) }) ?? nil,
-                sentBefore: sentBefore))
+                sentBefore: try tables.sentStates(at: slot.whole)))
     }
 
     private func placement(

@@ -66,7 +66,10 @@ package final class Catalog: Sendable {
         try tables.loadCapabilities()
         try tables.loadDurability()
         try tables.loadEpochs(boot)
-        try database.transaction { () throws(CatalogError) in try tables.loadMoves() }
+        try database.transaction { () throws(CatalogError) in
+            try tables.loadMoves()
+            try tables.loadSent()
+        }
         log = dup(database.log)
         self.clock = clock
         self.tables = UrgencyLock(tables)

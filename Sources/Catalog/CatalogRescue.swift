@@ -113,18 +113,22 @@ private struct SalvageReader {
         try? old.execute("ALTER TABLE content ADD COLUMN epoch INTEGER DEFAULT 0")
         for table in [Self.inodes, Self.entries, Self.objects, Self.pending] { _ = try copy(table, to: new) }
         let isComplete = try copy(Self.contents, to: new)
-        // Tables without row numbers are read up to the damage.
-        var notes: [[SQLValue]] = []
-        try? old.each("SELECT key, value FROM note") { notes.append([$0.value(0), $0.value(1)]) }
-        for note in notes { try new.run("INSERT OR IGNORE INTO note(key, value) VALUES (?, ?)", note) }
-        var attributes: [[SQLValue]] = []
-        try? old.each("SELECT inode, name, value FROM attribute") {
-            attributes.append([$0.value(0), $0.value(1), $0.value(2)])
-        }
-        for attribute in attributes {
-            try new.run("INSERT OR IGNORE INTO attribute(inode, name, value) VALUES (?, ?, ?)", attribute)
-        }
+        try copyAll("SELECT key, value FROM note", "INSERT OR IGNORE INTO note(key, value) VALUES (?, ?)", to: new)
+        try copyAll(
+            "SELECT inode, name, value FROM attribute",
+            "INSERT OR IGNORE INTO attribute(inode, name, value) VALUES (?, ?, ?)", to: new)
+        try copyAll("SELECT object, parent, name FROM move", "INSERT OR IGNORE INTO move VALUES (?, ?, ?)", to: new)
+        try copyAll(
+            "SELECT parent, name, state, inode, content_generation, attribute_generation, since_ns FROM sent",
+            "INSERT OR IGNORE INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)", to: new)
         return isComplete
+    }
+
+    /// Of a table without row numbers, or of a short one: up to the damage.
+    private func copyAll(_ query: StaticString, _ insert: StaticString, to new: Database) throws(CatalogError) {
+        var rows: [[SQLValue]] = []
+        try? old.each(query) { rows.append(Self.values($0)) }
+        for row in rows { try new.run(insert, row) }
     }
 
     /// How rows of a table are read in the order of their numbers from one on, each by its number, and written.

@@ -360,36 +360,6 @@ package struct Placement: Sendable {
     package var entryName: FileName
 }
 
-/// By what an object is known for one that this mount has sent before it was killed: nobody else sends the same times,
-/// to the nanosecond.
-package struct SentState: Hashable, Sendable {
-    /// Bytes.
-    package var size: Int64
-    package var modified: Timestamp
-    package var changed: Timestamp
-
-    package init(size: Int64, modified: Timestamp, changed: Timestamp) {
-        self.size = size
-        self.modified = modified
-        self.changed = changed
-    }
-
-    /// - Returns: nil where the attributes have no times.
-    package init?(size: Int64, _ attributes: Attributes?) {
-        guard let modified = attributes?.modified, let changed = attributes?.changed else { return nil }
-        self.init(size: size, modified: modified, changed: changed)
-    }
-
-    init?(_ text: some StringProtocol) {
-        let numbers = text.split(separator: " ").compactMap { Int64($0) }
-        guard numbers.count == 3 else { return nil }
-        self.init(
-            size: numbers[0], modified: Timestamp(nanoseconds: numbers[1]), changed: Timestamp(nanoseconds: numbers[2]))
-    }
-
-    var text: String { "\(size) \(modified.nanoseconds) \(changed.nanoseconds)" }
-}
-
 package struct UploadPlan: Sendable {
     package var placement: Placement
     package var kind: FileKind
@@ -402,6 +372,8 @@ package struct UploadPlan: Sendable {
     package var checkpoint: String?
     /// States of the file of which the store may have one: the answer to an upload was not heard.
     package var sentBefore: [SentState]
+    /// What was noted for this plan alone: nothing was sent of it before.
+    package var noted: SentState?
 }
 
 package struct AttributesPlan: Sendable {
@@ -456,8 +428,13 @@ package struct DeletePlan: Sendable {
     package var revision: Int64
     package var path: StorePath
     package var object: Int64
+    package var isDirectory: Bool
     /// Of a file: what is to be deleted. Another version is somebody else's. nil: a directory, or not known.
     package var version: Version?
+    /// It is not known whether anything lies there: what was sent there perhaps, and nothing else, is to be deleted.
+    package var isUncertain: Bool
+    /// States of which the store may have one there: the answers were not heard. They are ours too.
+    package var sent: [SentState]
 }
 
 package struct ConflictPlan: Sendable {

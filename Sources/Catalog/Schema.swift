@@ -114,13 +114,18 @@ enum Schema {
         """
         -- In which epoch a program has last written into the cache file; NULL: all of it was flushed since. See Epochs.
         ALTER TABLE content ADD COLUMN epoch INTEGER DEFAULT 0;
-        -- What was sent of a file, perhaps, and is not known to be on the store: see SentState.
-        ALTER TABLE pending ADD COLUMN sent TEXT;
         """,
         """
         -- Moves on the store that were begun, and of which it is not known whether they were done: the object may lie
         -- below `parent` under `name` by now.
         CREATE TABLE move(object INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL);
+
+        -- What is being sent, or was, and is not known to have come: below the object `parent` under `name` may lie
+        -- this state (see SentState) of the inode. Generations: -1 where the bytes may be between two of them.
+        CREATE TABLE sent(
+            parent INTEGER NOT NULL, name BLOB NOT NULL, state TEXT NOT NULL, inode INTEGER NOT NULL,
+            content_generation INTEGER NOT NULL, attribute_generation INTEGER NOT NULL, since_ns INTEGER NOT NULL,
+            PRIMARY KEY(parent, name, state)) WITHOUT ROWID;
         """,
     ]
 

@@ -485,6 +485,7 @@ final class Tables {
         try loseSource(id)
         try database.run("UPDATE inode SET object = NULL WHERE object = ?", .int(id))
         try database.run("DELETE FROM object WHERE id = ?", .int(id))
+        try database.run("DELETE FROM sent WHERE parent = ?", .int(id))
         try unmarkDeletion(of: id)
         if underWay[Self.unsettled(id)] != nil { try forgetMove(of: id) }
     }
@@ -536,6 +537,9 @@ struct ObjectRow {
 
     /// Of a directory: it has its place, for what is put into it, and is itself still to be made.
     var isUnmade: Bool { isDirectory && seen == 0 && written == 0 }
+
+    /// Of a file: it stands for what was sent to this place, and perhaps never came. It has to be looked for.
+    var isUncertain: Bool { !isDirectory && seen == 0 && written == 0 }
 }
 
 extension InodeID {

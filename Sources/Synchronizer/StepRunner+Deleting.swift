@@ -122,20 +122,30 @@ extension StepRunner {
             }
             for plan in neighbours {
                 do throws(StoreError) {
-                    guard let version = plan.version,
-                        listed[plan.path].map({ $0.version != version }) ?? true,
-                        // A listing may lag behind, and not show a version as it is told elsewhere.
-                        let there = try found(at: plan.path), there.version != version, there.kind != .directory
-                    else {
+                    if try isToGo(plan, listed[plan.path]) {
                         kept.append(plan)
-                        continue
+                    } else {
+                        outcomes.append((plan.item, .done(askedStore: true)))
                     }
-                    try spare(plan, there)
-                    outcomes.append((plan.item, .done(askedStore: true)))
                 } catch { outcomes.append((plan.item, .failed(error))) }
             }
         }
         return kept
+    }
+
+    /// Whether what lies there is what is to be deleted. If not, the catalog has been told.
+    private func isToGo(_ plan: DeletePlan, _ listed: Metadata?) throws(StoreError) -> Bool {
+        guard plan.isUncertain || (plan.version != nil && listed?.version != plan.version) else { return true }
+        // A listing may lag behind, and not show a version as it is told elsewhere.
+        guard let there = try found(at: plan.path) else {
+            guard plan.isUncertain else { return true }
+            try catalog { () throws(CatalogError) in try journal.deleted([plan]) }
+            return false
+        }
+        guard plan.isUncertain || (there.kind != .directory && there.version != plan.version) else { return true }
+        if let state = SentState(size: there.size, there.attributes), plan.sent.contains(state) { return true }
+        try spare(plan, there)
+        return false
     }
 
     /// What a few pages of the parent's listing tell of some files; of the others nothing.
@@ -165,6 +175,7 @@ extension StepRunner {
         if try catalog({ () throws(CatalogError) in try journal.pendingItem(plan.item) }) != nil {
             try catalog { () throws(CatalogError) in try journal.deleted([plan]) }
         }
+        guard !plan.isUncertain else { return }
         statistics.add(.conflicts)
         statistics.report(
             kind: "conflict",

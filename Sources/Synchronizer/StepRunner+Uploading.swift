@@ -140,7 +140,6 @@ extension StepRunner {
                     return .goOn
                 }
             case .unavailable, .timedOut:
-                memory.noteSent(SentState(size: body.length, plan.attributes), to: plan.target)
                 // It may have been done and only the answer be lost. To find that out now, while the file is as it
                 // was sent, saves taking our own bytes for somebody else's later.
                 guard let there = try? found(at: plan.target), plan.condition != there.version.map({ .ifVersion($0) })
@@ -158,9 +157,8 @@ extension StepRunner {
             case .cancelled:
                 if let view, !view.isIntact() { _ = memory.noteTorn(plan.placement.item) }
                 // A server may have had all of it by then, or carry it out yet.
-                let sent = SentState(size: body.length, plan.attributes)
-                memory.noteSent(sent, to: plan.target)
-                if let sent, !isStopping(), let there = try? found(at: plan.target),
+                if let sent = SentState(size: body.length, plan.attributes), !isStopping(),
+                    let there = try? found(at: plan.target),
                     SentState(size: there.size, there.attributes) == sent
                 {
                     try noteUnfinished(plan, there)
@@ -217,7 +215,6 @@ extension StepRunner {
             }
             if comparison.isComplete, isIntact() { return .thisUpload }
         }
-        if memory.wasSent(there, to: plan.target) { return .olderUpload }
         guard let found = SentState(size: there.size, there.attributes) else { return .somebodyElse }
         // What has the times of this very state, and other bytes, is kept: a damaged disk may have lost them here.
         if found == SentState(size: body.length, plan.attributes) { return isIntact() ? .somebodyElse : .olderUpload }

@@ -1,5 +1,4 @@
 import Catalog
-import StoreAPI
 import Threading
 
 /// What is remembered of rows between the attempts to upload them; lost with the process, harmlessly.
@@ -7,11 +6,8 @@ final class UploadMemory: Sendable {
     private struct State {
         var uploads: [PendingID: Timestamp] = [:]
         var torn: [PendingID: Int] = [:]
-        var sent: [StorePath: [SentState]] = [:]
     }
 
-    /// How many uploads to one place are remembered: those that a server may still be at.
-    private static let mostSent = 16
     private let state = Lock(State())
     private static let most = 10_000
 
@@ -36,22 +32,6 @@ final class UploadMemory: Sendable {
     }
 
     func timesTorn(_ row: PendingID) -> Int { state.withLock { $0.torn[row] ?? 0 } }
-
-    /// An upload has ended in a way that leaves open whether the server has carried it out, or will.
-    func noteSent(_ upload: SentState?, to path: StorePath) {
-        guard let upload else { return }
-        state.withLock {
-            if $0.sent.count >= Self.most { $0.sent = [:] }
-            $0.sent[path, default: []].append(upload)
-            if $0.sent[path]!.count > Self.mostSent { $0.sent[path]!.removeFirst() }
-        }
-    }
-
-    /// Whether what lies there is from such an upload.
-    func wasSent(_ there: Metadata, to path: StorePath) -> Bool {
-        guard let found = SentState(size: there.size, there.attributes) else { return false }
-        return state.withLock { $0.sent[path]?.contains(found) ?? false }
-    }
 
     func forget(_ row: PendingID) {
         state.withLock {

@@ -211,7 +211,8 @@ struct TrustTests {
         try flushDisk()
         try catalog.write { tables throws(CatalogError) in
             try tables.database.run("ALTER TABLE content DROP COLUMN epoch")
-            try tables.database.run("ALTER TABLE pending DROP COLUMN sent")
+            try tables.database.run("DROP TABLE sent")
+            try tables.database.run("DROP TABLE move")
             try tables.database.run("DELETE FROM note WHERE key = 'epochs'")
             try tables.database.run("UPDATE format SET version = 2")
         }

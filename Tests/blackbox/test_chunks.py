@@ -147,13 +147,23 @@ def test_what_was_closed_survives_kill_9_at_any_moment(store, mounts, is_slow):
     kept = {}
     for round in range(40 if is_slow else 6):
         mount.start()
-        assert {name: (mount.data / name).read_bytes() for name in kept} == kept, f"in round {round}"
+        assert {path.name: path.read_bytes() for path in mount.data.iterdir()} == kept, f"in round {round}"
         moment = generator.randrange(150)
         for index in range(moment):
-            # What is removed while it is sent may come back: see the known faults in docs/semantics.md.
             name = f"f{generator.randrange(300)}"
-            kept[name] = generator.randbytes(generator.choice([0, 100, 20_000, 100_000]))
-            (mount.data / name).write_bytes(kept[name])
+            what = generator.random()
+            if what < 0.7 or not kept:
+                kept[name] = generator.randbytes(generator.choice([0, 100, 20_000, 100_000]))
+                (mount.data / name).write_bytes(kept[name])
+                continue
+            # What lies there may be under way to the store.
+            victim = generator.choice(sorted(kept))
+            if what < 0.85:
+                (mount.data / victim).unlink()
+                del kept[victim]
+            elif victim != name:
+                (mount.data / victim).rename(mount.data / name)
+                kept[name] = kept.pop(victim)
         mount.kill()
     mount.start()
     mount.sync()
