@@ -394,9 +394,14 @@ extension Tables {
                 return
             }
         } else {
+            let isPending = try pendingRow(name, in: directory) != nil
             let isDirty = try isDirty(local.id)
             try deleteObject(object.id)
-            if isDirty {
+            // What it is to be made of may lie elsewhere: the object went when the name was used for something else, by
+            // a deletion of ours that was not heard of.
+            let source = try place(of: local.id) ?? Self.goneObject
+            let isElsewhere = isPending && source != Self.goneObject
+            if isDirty || isElsewhere {
                 try mark(name, in: directory, bytes: local.size)
                 return
             }

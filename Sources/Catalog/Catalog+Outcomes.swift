@@ -17,8 +17,9 @@ extension Catalog {
         try write { tables throws(CatalogError) in
             try tables.ending(placement.item) { () throws(CatalogError) in
                 let place = Tables.Place(placement)
-                try tables.forgetSent(SentState(size: metadata.size, metadata.attributes), at: place)
-                try tables.forgetSent(SentState(size: metadata.size, attributes), at: place)
+                try tables.forgetSent(
+                    SentState(size: metadata.size, metadata.attributes, on: tables.capabilities), at: place)
+                try tables.forgetSent(SentState(size: metadata.size, attributes, on: tables.capabilities), at: place)
                 try tables.objectWasPut(placement, metadata)
             }
         }
@@ -31,7 +32,8 @@ extension Catalog {
             if !object.isDirectory {
                 try tables.updateObject(plan.object, metadata)
                 for place in try tables.places(of: plan.object) {
-                    try tables.forgetSent(SentState(size: metadata.size, plan.attributes), at: place)
+                    try tables.forgetSent(
+                        SentState(size: metadata.size, plan.attributes, on: tables.capabilities), at: place)
                 }
             }
             // Where something has come into a directory meanwhile, its times may have changed after they were set.
@@ -73,6 +75,7 @@ extension Catalog {
             for plan in plans {
                 try tables.ending(plan.item) { () throws(CatalogError) in
                     guard let object = try tables.object(plan.object) else { return }
+                    for place in try tables.places(of: plan.object) { try tables.sentWasLookedFor(at: place) }
                     try tables.deleteObject(plan.object)
                     try tables.childrenChanged(below: object.parent)
                 }

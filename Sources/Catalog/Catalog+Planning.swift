@@ -131,7 +131,14 @@ private struct Planner {
         var slot = Slot(
             name: name, parent: parent, place: place, object: try tables.object(name, below: place),
             path: try tables.path(ofObject: place).appending(name))
-        if inode.kind == .directory { return try directory(inode, slot) }
+        if inode.kind == .directory {
+            if slot.object == nil {
+                // A file that was here before may have come there without our hearing of it.
+                try tables.abandonSent(at: slot.whole)
+                slot.object = try tables.object(name, below: place)
+            }
+            return try directory(inode, slot)
+        }
         // Whoever puts something there finds out whether anything lies there.
         if let object = slot.object, object.isUncertain { slot.object = nil }
         return try file(inode, slot)

@@ -119,8 +119,8 @@ private struct SalvageReader {
             "INSERT OR IGNORE INTO attribute(inode, name, value) VALUES (?, ?, ?)", to: new)
         try copyAll("SELECT object, parent, name FROM move", "INSERT OR IGNORE INTO move VALUES (?, ?, ?)", to: new)
         try copyAll(
-            "SELECT parent, name, state, inode, content_generation, attribute_generation, since_ns FROM sent",
-            "INSERT OR IGNORE INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)", to: new)
+            "SELECT parent, name, state, inode, content_generation, attribute_generation, since_ns, looked FROM sent",
+            "INSERT OR IGNORE INTO sent VALUES (?, ?, ?, ?, ?, ?, ?, ?)", to: new)
         return isComplete
     }
 

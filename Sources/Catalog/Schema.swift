@@ -121,11 +121,12 @@ enum Schema {
         CREATE TABLE move(object INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL);
 
         -- What is being sent, or was, and is not known to have come: below the object `parent` under `name` may lie
-        -- this state (see SentState) of the inode. Generations: -1 where the bytes may be between two of them.
+        -- this state (see SentState) of the inode. Generations: -1 where the bytes may be between two of them. Looked: since
+        -- then somebody has looked for it there, and not found it.
         CREATE TABLE sent(
             parent INTEGER NOT NULL, name BLOB NOT NULL, state TEXT NOT NULL, inode INTEGER NOT NULL,
             content_generation INTEGER NOT NULL, attribute_generation INTEGER NOT NULL, since_ns INTEGER NOT NULL,
-            PRIMARY KEY(parent, name, state)) WITHOUT ROWID;
+            looked INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(parent, name, state)) WITHOUT ROWID;
         """,
     ]
 

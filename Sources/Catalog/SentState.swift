@@ -8,28 +8,31 @@ package struct SentState: Hashable, Sendable {
     /// Bytes.
     package var size: Int64
     package var modified: Timestamp
-    package var changed: Timestamp
+    /// nil: the store does not keep it.
+    package var changed: Timestamp?
 
-    package init(size: Int64, modified: Timestamp, changed: Timestamp) {
+    /// - Returns: nil where the attributes do not have the times that the store keeps.
+    package init?(size: Int64, _ attributes: Attributes?, on store: StoreCapabilities) {
+        guard let modified = attributes?.modified else { return nil }
         self.size = size
         self.modified = modified
+        guard store.contains(.changeTimes) else { return }
+        guard let changed = attributes?.changed else { return nil }
         self.changed = changed
-    }
-
-    /// - Returns: nil where the attributes have no times.
-    package init?(size: Int64, _ attributes: Attributes?) {
-        guard let modified = attributes?.modified, let changed = attributes?.changed else { return nil }
-        self.init(size: size, modified: modified, changed: changed)
     }
 
     init?(_ text: some StringProtocol) {
         let numbers = text.split(separator: " ").compactMap { Int64($0) }
-        guard numbers.count == 3 else { return nil }
-        self.init(
-            size: numbers[0], modified: Timestamp(nanoseconds: numbers[1]), changed: Timestamp(nanoseconds: numbers[2]))
+        guard numbers.count == 2 || numbers.count == 3 else { return nil }
+        size = numbers[0]
+        modified = Timestamp(nanoseconds: numbers[1])
+        changed = numbers.count == 3 ? Timestamp(nanoseconds: numbers[2]) : nil
     }
 
-    var text: String { "\(size) \(modified.nanoseconds) \(changed.nanoseconds)" }
+    var text: String {
+        ([size, modified.nanoseconds] + [changed?.nanoseconds].compactMap(\.self)).map(String.init)
+            .joined(separator: " ")
+    }
 }
 
 // What is sent is noted before, and forgotten when the store has said that it is there. When that is not heard (the
@@ -60,7 +63,7 @@ extension Tables {
         } else {
             size = try inode(plan.placement.inode)?.size ?? 0
         }
-        let state = SentState(size: size, plan.attributes)
+        let state = SentState(size: size, plan.attributes, on: capabilities)
         let isNew = try noteSending(state, Sent(plan.placement, areBytesCertain: plan.fixedBody != nil))
         plan.noted = isNew ? state : nil
     }
@@ -75,11 +78,12 @@ extension Tables {
         case .copy(let plan):
             guard let source = try place(of: plan.placement.inode), let object = try object(source) else { return }
             try noteSending(
-                SentState(size: object.size, plan.attributes), Sent(plan.placement, areBytesCertain: true))
+                SentState(size: object.size, plan.attributes, on: capabilities),
+                Sent(plan.placement, areBytesCertain: true))
         case .setAttributes(let plan):
             guard let object = try object(plan.object), !object.isDirectory, let name = object.name else { return }
             try noteSending(
-                SentState(size: object.size, plan.attributes),
+                SentState(size: object.size, plan.attributes, on: capabilities),
                 Sent(
                     place: Place(parent: object.parent, name: name), inode: plan.inode,
                     contentGeneration: object.contentGeneration, attributeGeneration: plan.attributeGeneration))
@@ -134,6 +138,12 @@ extension Tables {
             .blob(place.name.bytes), .text(state.text))
     }
 
+    /// What was sent there is not there now. It may come yet, where a server stands still.
+    func sentWasLookedFor(at place: Place) throws(CatalogError) {
+        try database.run(
+            "UPDATE sent SET looked = 1 WHERE parent = ? AND name = ?", .int(place.parent), .blob(place.name.bytes))
+    }
+
     /// What was sent so long ago and has not turned up will not.
     func forgetSent(below directory: Int64, before time: Int64) throws(CatalogError) {
         let names = try database.all(
@@ -150,7 +160,10 @@ extension Tables {
 
     /// Whether something was sent there that nothing here stands for, and that nobody has been told to look for.
     private func isAbandoned(_ place: Place) throws(CatalogError) -> Bool {
-        guard try isAnythingSent(to: place), try object(place.name, below: place.parent) == nil,
+        let isToBeLookedFor = try database.exists(
+            "SELECT 1 FROM sent WHERE parent = ? AND name = ? AND looked = 0", .int(place.parent),
+            .blob(place.name.bytes))
+        guard isToBeLookedFor, try object(place.name, below: place.parent) == nil,
             !underWay.values.contains(where: { $0.places.contains(place) })
         else { return false }
         for directory in try directories(at: place.parent) {
@@ -202,7 +215,9 @@ extension Tables {
     /// A file that is still as it was sent is not decided on: whoever uploads it compares the bytes, of which this disk
     /// may have lost some.
     func takeSent(_ metadata: Metadata, at place: Place, in directory: InodeID) throws(CatalogError) -> Bool {
-        guard metadata.kind != .directory, let state = SentState(size: metadata.size, metadata.attributes) else {
+        guard metadata.kind != .directory,
+            let state = SentState(size: metadata.size, metadata.attributes, on: capabilities)
+        else {
             return false
         }
         let note = try database.first(
@@ -217,7 +232,7 @@ extension Tables {
         guard let note, try object(place.name, below: place.parent)?.isDirectory != true else { return false }
         let local = try entry(place.name, in: directory)
         if note.contentGeneration < 0, let local, local.id == note.inode,
-            SentState(size: local.size, modified: local.modified, changed: local.changed) == state
+            SentState(size: local.size, try storeAttributes(of: local), on: capabilities) == state
         {
             return false
         }

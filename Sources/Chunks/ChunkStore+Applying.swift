@@ -103,7 +103,7 @@ extension ChunkStore {
             let sequence = try map.use { map throws(ChunkMapError) in try map.applied + 1 }
             var draft = Draft(of: map, sequence: sequence)
             var end = start
-            while end < jobs.count {
+            while end < jobs.count, draft.move == nil {
                 let job = jobs[end]
                 if draft.touched == 0, case .delete = job.change, !job.isSettled {
                     try deletePlainRun(jobs[end...], draft: &draft)
@@ -130,6 +130,9 @@ extension ChunkStore {
             case .done(let chunk):
                 for job in jobs[start..<end] where job.result == nil { finish(job, chunk) }
                 delete(draft.deletions)
+                if let move = draft.move {
+                    do throws(StoreError) { try carryOut(move) } catch { move.job.result = .failure(error) }
+                }
                 deleteReplaced(draft.replaced)
                 return end
             case .again: continue

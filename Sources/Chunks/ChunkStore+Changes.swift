@@ -295,12 +295,12 @@ extension ChunkStore {
         }
         if case .plain = seen {
             try draft.expectSettled(path)
-            try base.move(source, to: path)
-            plain.note(nil, at: source)
-            plain.note(object!, at: path)
-            job.wasDoneBelow = true
+            let plainMove = Draft.PlainMove(source: source, target: path, metadata: object!, job: job)
+            guard packed != nil || there != nil else { return try carryOut(plainMove) }
+            // An older member must not show up again when what hides it goes, and the chunk perhaps never comes.
             if packed != nil { draft.remove(source) }
             if there != nil { draft.remove(path) }
+            draft.move = plainMove
             return
         }
         if !path.canBePacked { try draft.expectSettled(path) }
@@ -317,6 +317,13 @@ extension ChunkStore {
         // Hidden as long as the member was there.
         if object != nil { try deletePlain(source) }
         draft.remove(source)
+    }
+
+    func carryOut(_ move: Draft.PlainMove) throws(StoreError) {
+        try base.move(move.source, to: move.target)
+        plain.note(nil, at: move.source)
+        plain.note(move.metadata, at: move.target)
+        move.job.wasDoneBelow = true
     }
 
     /// The second part of a move whose plain objects have gone already.
@@ -447,10 +454,11 @@ extension ChunkStore {
             try expectEmpty(path, packed, object, &draft)
         }
         if let object {
-            // Of what a member hides nobody needs the bytes; it must not show up when the member is gone.
+            // Of what a member hides nobody needs the bytes; it must not show up when the member is gone. Nor must an older
+            // member that a plain object hides, when the chunk that takes it away never comes.
             var isHidden = false
             if case .packed = seen, object.kind != .directory { isHidden = true }
-            if draft.touched == 0 || isHidden || object.kind == .directory {
+            if (draft.touched == 0 && packed == nil) || isHidden || object.kind == .directory {
                 try deletePlain(path)
             } else {
                 draft.deletions[path] = job

@@ -34,6 +34,16 @@ struct Draft {
     /// Plain objects that go when the chunk is on the store: as long as that may fail, what they hold is needed by
     /// whoever was to put it elsewhere.
     var deletions: [StorePath: Job] = [:]
+    /// A plain object that moves when the chunk is on the store, which takes away the members that it hides. Nothing
+    /// comes into the chunk after it.
+    var move: PlainMove?
+
+    struct PlainMove {
+        var source: StorePath
+        var target: StorePath
+        var metadata: Metadata
+        var job: Job
+    }
 
     init(of map: MapHolder, sequence: Int64) {
         self.map = map

@@ -38,6 +38,8 @@ public struct StoreCapabilities: Hashable, Sendable {
         public static let consistentListing = Features(rawValue: 1 << 15)
         /// A directory stays when nothing is in it.
         public static let emptyDirectories = Features(rawValue: 1 << 16)
+        /// ``Attributes/changed`` is among the attributes that come back; where it is not, it is the store's own.
+        public static let changeTimes = Features(rawValue: 1 << 17)
     }
 
     public var features: Features

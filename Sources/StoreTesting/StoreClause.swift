@@ -73,6 +73,7 @@ extension StoreCapabilities.Features {
         (.specialFiles, "specialFiles"), (.realDirectories, "realDirectories"), (.spaceUsage, "spaceUsage"),
         (.caseSensitive, "caseSensitive"), (.resumableUpload, "resumableUpload"),
         (.consistentListing, "consistentListing"), (.emptyDirectories, "emptyDirectories"),
+        (.changeTimes, "changeTimes"),
     ]
 
     /// What is in the set, in words for a report.

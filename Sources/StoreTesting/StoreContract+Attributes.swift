@@ -93,6 +93,15 @@ extension StoreContract {
                 store.metadata(of: path).attributes, Attributes(mode: 0o711, modified: time), "the directory")
             try requireEqual(store.names(in: path), ["object"], "its listing")
         },
+        StoreClause("the time of the last change comes back", requires: [.attributes, .changeTimes]) { store, scratch in
+            let path = scratch / "object"
+            let time = Timestamp(seconds: 1_000_000, nanoseconds: 1)
+            try store.write([1], at: path, PutOptions(attributes: Attributes(mode: 0o644, changed: time)))
+            try requireEqual(store.metadata(of: path).attributes?.changed, time, "the time")
+            let later = Timestamp(seconds: 2_000_000, nanoseconds: 999_999_999)
+            _ = try store.setAttributes(Attributes(mode: 0o600, changed: later), at: path, ifVersion: nil)
+            try requireEqual(store.metadata(of: path).attributes?.changed, later, "the time after a new mode")
+        },
         StoreClause("extended attributes come back", requires: .extendedAttributes) { store, scratch in
             let path = scratch / "object"
             let extended: [String: [UInt8]] = [

@@ -32,7 +32,7 @@ package final class MemoryStore: StoreBackend {
         var features: StoreCapabilities.Features = [
             .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
             .directoryMove, .attributes, .extendedAttributes, .attributesInListing, .specialFiles, .spaceUsage,
-            .caseSensitive, .consistentListing, .emptyDirectories,
+            .caseSensitive, .consistentListing, .emptyDirectories, .changeTimes,
         ]
         if hasRealDirectories { features.insert(.realDirectories) }
         capabilities = StoreCapabilities(features, deleteBatch: 1_000)

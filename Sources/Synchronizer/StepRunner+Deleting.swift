@@ -143,7 +143,10 @@ extension StepRunner {
             return false
         }
         guard plan.isUncertain || (there.kind != .directory && there.version != plan.version) else { return true }
-        if let state = SentState(size: there.size, there.attributes), plan.sent.contains(state) { return true }
+        if let state = SentState(size: there.size, there.attributes, on: store.capabilities), plan.sent.contains(state)
+        {
+            return true
+        }
         try spare(plan, there)
         return false
     }

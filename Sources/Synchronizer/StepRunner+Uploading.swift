@@ -157,9 +157,9 @@ extension StepRunner {
             case .cancelled:
                 if let view, !view.isIntact() { _ = memory.noteTorn(plan.placement.item) }
                 // A server may have had all of it by then, or carry it out yet.
-                if let sent = SentState(size: body.length, plan.attributes), !isStopping(),
+                if let sent = SentState(size: body.length, plan.attributes, on: store.capabilities), !isStopping(),
                     let there = try? found(at: plan.target),
-                    SentState(size: there.size, there.attributes) == sent
+                    SentState(size: there.size, there.attributes, on: store.capabilities) == sent
                 {
                     try noteUnfinished(plan, there)
                 }
@@ -215,9 +215,13 @@ extension StepRunner {
             }
             if comparison.isComplete, isIntact() { return .thisUpload }
         }
-        guard let found = SentState(size: there.size, there.attributes) else { return .somebodyElse }
+        guard let found = SentState(size: there.size, there.attributes, on: store.capabilities) else {
+            return .somebodyElse
+        }
         // What has the times of this very state, and other bytes, is kept: a damaged disk may have lost them here.
-        if found == SentState(size: body.length, plan.attributes) { return isIntact() ? .somebodyElse : .olderUpload }
+        if found == SentState(size: body.length, plan.attributes, on: store.capabilities) {
+            return isIntact() ? .somebodyElse : .olderUpload
+        }
         return plan.sentBefore.contains(found) ? .olderUpload : .somebodyElse
     }
 

@@ -39,7 +39,7 @@ extension StoreFixture {
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
         .directoryMove, .attributes, .extendedAttributes, .attributesInListing, .specialFiles, .spaceUsage,
-        .caseSensitive, .consistentListing, .emptyDirectories,
+        .caseSensitive, .consistentListing, .emptyDirectories, .changeTimes,
     ]
 
     private static func packing(
@@ -68,7 +68,7 @@ extension StoreFixture {
         var features: StoreCapabilities.Features = [
             .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .attributes,
             .extendedAttributes, .specialFiles, .caseSensitive, .resumableUpload, .consistentListing,
-            .emptyDirectories,
+            .emptyDirectories, .changeTimes,
         ]
         if server == "swift" || server == "rclone" {
             features.subtract([.conditionalCreate, .conditionalReplace])

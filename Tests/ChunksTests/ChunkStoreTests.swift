@@ -451,6 +451,32 @@ struct ChunkStoreTests {
         #expect(try Self.tree(rig.machine()) == Self.tree(again))
     }
 
+    @Test("an older packed state does not come back when the large file that hides it is removed or renamed in a crash")
+    func hiddenMember() throws {
+        for isMove in [false, true] {
+            let rig = Rig()
+            let (a, b) = (Self.path("a"), Self.path("b"))
+            do {
+                let store = try rig.machine(limit: 1_000)
+                try store.write([1], at: a)
+                // The large one comes to the store, and the whiteout of the small one does not.
+                rig.faulty.inject(.fail(StoreError(.quotaExceeded, "full")), on: .put, .only(2))
+                try store.write(pattern(5_000), at: a)
+                #expect(try rig.chunks.count == 1)
+            }
+            let store = try rig.machine(limit: 1_000)
+            #expect(try store.contents(of: a) == pattern(5_000))
+            rig.faulty.heal()
+            rig.faulty.inject(.fail(StoreError(.quotaExceeded, "full")), on: .put)
+            #expect(throws: StoreError.self) { if isMove { try store.move(a, to: b) } else { try store.delete(a) } }
+            #expect(try rig.machine().contents(of: a) == pattern(5_000))
+            rig.faulty.heal()
+            if isMove { try store.move(a, to: b) } else { try store.delete(a) }
+            #expect(try Self.tree(rig.machine()).keys.sorted() == (isMove ? [b] : []))
+            #expect(try Self.tree(rig.machine()) == Self.tree(store))
+        }
+    }
+
     @Test("the chunk map of another store is not used")
     func foreignMap() throws {
         let folder = try TemporaryFolder()

@@ -19,7 +19,7 @@ extension StoreFixture {
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
         .directoryMove, .attributes, .extendedAttributes, .attributesInListing, .specialFiles, .realDirectories,
-        .spaceUsage, .caseSensitive, .consistentListing, .emptyDirectories,
+        .spaceUsage, .caseSensitive, .consistentListing, .emptyDirectories, .changeTimes,
     ]
 
     static let memory = StoreFixture("memory", features: memoryFeatures) { (MemoryStore(pageSize: 100), {}) }
@@ -34,7 +34,8 @@ extension StoreFixture {
 
     /// A directory of its own below `parent`.
     static func local(_ name: String, in parent: String) -> StoreFixture {
-        StoreFixture(name, features: memoryFeatures) {
+        // Of a file on a disk that is the disk's own.
+        StoreFixture(name, features: memoryFeatures.subtracting(.changeTimes)) {
             let directory = try TemporaryDirectory(in: parent)
             return (LocalStore(path: directory.path, pageSize: 100), { directory.remove() })
         }
@@ -82,6 +83,7 @@ extension StoreFixture {
     static let s3Features: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .attributes,
         .extendedAttributes, .specialFiles, .caseSensitive, .resumableUpload, .consistentListing, .emptyDirectories,
+        .changeTimes,
     ]
 
     /// - Returns: nil when the server was not started.

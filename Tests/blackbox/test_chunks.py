@@ -140,6 +140,17 @@ def test_gnu_tar_sees_what_the_mount_shows(seed, local, mounts, folder, is_slow)
     cold.stop()
 
 
+def wrong(directory, expected):
+    """How the files of a directory differ from what was written, by name."""
+    found = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    def told(content):
+        return "absent" if content is None else f"{len(content)} bytes {content[:4].hex()}"
+
+    return [f"{name}: {told(found.get(name))} in place of {told(expected.get(name))}"
+            for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
+
+
 @pytest.mark.limit(300)
 def test_what_was_closed_survives_kill_9_at_any_moment(store, mounts, is_slow):
     generator = random.Random(store.name)
@@ -147,7 +158,7 @@ def test_what_was_closed_survives_kill_9_at_any_moment(store, mounts, is_slow):
     kept = {}
     for round in range(40 if is_slow else 6):
         mount.start()
-        assert {path.name: path.read_bytes() for path in mount.data.iterdir()} == kept, f"in round {round}"
+        assert wrong(mount.data, kept) == [], f"in round {round}"
         moment = generator.randrange(150)
         for index in range(moment):
             name = f"f{generator.randrange(300)}"
@@ -170,7 +181,7 @@ def test_what_was_closed_survives_kill_9_at_any_moment(store, mounts, is_slow):
     assert "conflict" not in (mount.stats / "errors").read_text()
     mount.stop()
     cold = mounts(store, type="chunk").start()
-    assert {path.name: path.read_bytes() for path in cold.data.iterdir()} == kept
+    assert wrong(cold.data, kept) == []
     cold.stop()
 
 

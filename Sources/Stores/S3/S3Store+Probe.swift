@@ -110,9 +110,14 @@ extension S3Store {
             traits.tagIsMD5 =
                 isEncrypted ? store.configuration.isAmazon : tag == TextEncoding.hex(Digest.md5(bytes))
             if let head, keepsAttributes(head) {
-                features.formUnion([.attributes, .extendedAttributes, .specialFiles])
+                features.formUnion(Self.kept)
             }
         }
+
+        /// What an object has besides its bytes, where metadata comes back.
+        private static let kept: StoreCapabilities.Features = [
+            .attributes, .extendedAttributes, .specialFiles, .changeTimes,
+        ]
 
         private func keepsAttributes(_ head: HTTPResponse) -> Bool {
             let found = S3Metadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }
@@ -142,7 +147,7 @@ extension S3Store {
                     _ = try store.copyObject(path, nil, try store.key(copy), copy, [])
                     return try store.head(try store.key(copy), copy)
                 }), let copied, S3Store.length(copied) == Int64(bytes.count)
-            else { return features.subtract([.attributes, .extendedAttributes, .specialFiles]) }
+            else { return features.subtract(Self.kept) }
             features.insert(.serverSideCopy)
             let wrong = "\"" + TextEncoding.hex(Digest.md5(bytes + [0])) + "\""
             var call = S3Call(
@@ -167,7 +172,7 @@ extension S3Store {
                 S3Metadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }.attributes
             }
             if !keepsAttributes(copied) || found != other {
-                features.subtract([.attributes, .extendedAttributes, .specialFiles])
+                features.subtract(Self.kept)
             }
         }
 
