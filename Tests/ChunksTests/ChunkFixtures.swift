@@ -30,7 +30,7 @@ extension StoreFixture {
             .packing("memory, nothing", memoryFeatures, limit: nil) { (MemoryStore(hasRealDirectories: false), {}) },
             .packing("memory without directories", memoryFeatures) { (MemoryStore(hasRealDirectories: false), {}) },
             .packing("faulty(memory)", memoryFeatures) { (FaultyStore(MemoryStore()), {}) },
-            .packing("local", memoryFeatures) {
+            .packing("local", memoryFeatures.subtracting(.changeTimes)) {
                 let folder = try TemporaryFolder()
                 return (LocalStore(path: folder.path, pageSize: 100), { _ = folder })
             },
