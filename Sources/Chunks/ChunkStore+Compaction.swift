@@ -9,6 +9,10 @@ package struct FreedSpace: Hashable, Sendable {
     package var objects = 0
     /// Of both; what was packed anew is not taken off.
     package var bytes: Int64 = 0
+    /// Chunks of which the rest was packed anew.
+    package var packedAnew = 0
+    /// Chunks that nobody needs and that have to stay for a while.
+    package var waiting = 0
 }
 
 extension ChunkStore {
@@ -19,41 +23,110 @@ extension ChunkStore {
     ///
     /// - Throws: ``StoreError``: what the store throws. What was done until then stays done.
     package func collectGarbage() throws(StoreError) -> FreedSpace {
-        let request = ChangeRequest { [self] () throws(StoreError) in try collect() }
-        perform(request)
-        return try request.freed!.get()
-    }
-
-    private func collect() throws(StoreError) -> FreedSpace {
-        var freed = FreedSpace()
-        state.withLock { $0.refreshed = nil }
-        try refresh()
-        guard let volume = try map.use({ map throws(ChunkMapError) in try map.volume }) else { return freed }
-        for (path, version) in try map.use({ map throws(ChunkMapError) in try map.replacements() }) {
-            guard let object = try plain.metadata(of: path), object.version == version else { continue }
-            try deleteHidden(path, version)
-            freed.objects += 1
-            freed.bytes += object.size
+        var freed = try deleteReplaced()
+        while let chunks = try packAnew(ifWorth: false) { freed.packedAnew += chunks }
+        while let some = try deleteSuperseded() {
+            freed.chunks += some.chunks
+            freed.bytes += some.bytes
         }
-        while try compactSome(volume) {}
-        // In order: a chunk that is still there must not lack a later one that removes what is in it.
-        let limit = clock.calendar.nanoseconds - settings.grace.nanoseconds
-        for chunk in try map.use({ map throws(ChunkMapError) in try map.superseded(before: limit) }) {
-            try base.delete(ChunkPaths.chunk(chunk.sequence, volume: volume))
-            try map.use { map throws(ChunkMapError) in try map.forget(chunk.sequence) }
-            freed.chunks += 1
-            freed.bytes += chunk.size
+        freed.waiting = try map.use { map throws(ChunkMapError) in
+            try map.database.first("SELECT count(*) FROM chunk WHERE superseded_ns IS NOT NULL") { Int($0.int(0)) } ?? 0
         }
         return freed
     }
 
-    /// - Returns: Whether there was a chunk to be packed anew.
-    private func compactSome(_ volume: String) throws(StoreError) -> Bool {
-        for _ in 0..<1_000 {
-            let (sequence, plan) = try map.use { map throws(ChunkMapError) in
-                (try map.applied + 1, try map.planCompaction(largest: settings.maxChunkSize))
+    /// Does a part of what ``collectGarbage()`` does, if there is something that is worth a request: one new chunk, or
+    /// some deletions.
+    ///
+    /// - Returns: nil when there is nothing to be done, which is found out without the store.
+    package func collectSomeGarbage() throws(StoreError) -> FreedSpace? {
+        try expectOpen()
+        guard !isPassive, settings.smallFileLimit != nil else { return nil }
+        if let chunks = try packAnew(ifWorth: true) { return FreedSpace(packedAnew: chunks) }
+        return try deleteSuperseded()
+    }
+
+    /// Chunks that are left alone as long as there are not as many, and they have not as many bytes that nobody needs:
+    /// else each small change would be followed by a chunk that packs anew the one before it.
+    private static let fewChunks = 8
+    private var fewBytes: Int64 { settings.maxChunkSize / 2 }
+
+    private func deleteReplaced() throws(StoreError) -> FreedSpace {
+        try collect { [self] () throws(StoreError) in
+            var freed = FreedSpace()
+            state.withLock { $0.refreshed = nil }
+            try refresh()
+            for (path, version) in try map.use({ map throws(ChunkMapError) in try map.replacements() }) {
+                guard let object = try plain.metadata(of: path), object.version == version else { continue }
+                try deleteHidden(path, version)
+                freed.objects += 1
+                freed.bytes += object.size
             }
-            guard !plan.chunks.isEmpty else { return false }
+            return freed
+        }
+    }
+
+    /// Deletes chunks, older ones first: one that is still there must not lack a later one that removes what is in it.
+    ///
+    /// - Returns: nil when none can go now.
+    private func deleteSuperseded() throws(StoreError) -> FreedSpace? {
+        let now = clock.calendar.nanoseconds
+        let (last, volume) = try map.use { map throws(ChunkMapError) in
+            let going = try map.superseded(
+                before: now - settings.grace.nanoseconds, madeBefore: now - settings.leastAge.nanoseconds)
+            return (going.prefix(Self.deletionsAtOnce).last, try map.volume)
+        }
+        guard let last, let volume else { return nil }
+        // A snapshot behind which chunks are missing is of no use, and to read all the chunks instead takes long.
+        if let snapshot = try storedSnapshots().last, snapshot < last.sequence { try putSnapshot() }
+        return try collect { [self] () throws(StoreError) in
+            var freed = FreedSpace()
+            let going = try map.use { map throws(ChunkMapError) in
+                try map.superseded(
+                    before: now - settings.grace.nanoseconds, madeBefore: now - settings.leastAge.nanoseconds)
+            }
+            for chunk in going where chunk.sequence <= last.sequence {
+                try base.delete(ChunkPaths.chunk(chunk.sequence, volume: volume))
+                try map.use { map throws(ChunkMapError) in try map.forget(chunk.sequence) }
+                freed.chunks += 1
+                freed.bytes += chunk.size
+            }
+            return freed
+        }
+    }
+
+    private static let deletionsAtOnce = 100
+
+    /// Makes one chunk of what is left of others.
+    ///
+    /// - Parameter ifWorth: Only where there is enough to be won.
+    /// - Returns: Of how many chunks; nil: there are none.
+    private func packAnew(ifWorth: Bool) throws(StoreError) -> Int? {
+        guard !(try chunksToPackAnew(ifWorth: ifWorth)).isEmpty else { return nil }
+        var count: Int?
+        _ = try collect { [self] () throws(StoreError) in
+            count = try packAnewAlone(ifWorth)
+            return FreedSpace()
+        }
+        return count
+    }
+
+    private func chunksToPackAnew(ifWorth: Bool) throws(StoreError) -> [Int64] {
+        let (chunks, bytes) = try map.use { map throws(ChunkMapError) in
+            try map.chunksToPackAnew(largest: settings.maxChunkSize)
+        }
+        return ifWorth && chunks.count < Self.fewChunks && bytes < fewBytes ? [] : chunks
+    }
+
+    private func packAnewAlone(_ ifWorth: Bool) throws(StoreError) -> Int? {
+        try refreshIfStale()
+        guard let volume = try map.use({ map throws(ChunkMapError) in try map.volume }) else { return nil }
+        for _ in 0..<1_000 {
+            let chunks = try chunksToPackAnew(ifWorth: ifWorth)
+            guard !chunks.isEmpty else { return nil }
+            let (sequence, plan) = try map.use { map throws(ChunkMapError) in
+                (try map.applied + 1, try map.planCompaction(of: chunks))
+            }
             var index = ChunkIndex(
                 volume: volume, sequence: sequence, nonce: VolumeFormat.newName(), created: clock.calendar)
             index.supersedes = plan.chunks
@@ -69,12 +142,19 @@ extension ChunkStore {
             }
             if try put(chunk) {
                 try take(ChunkHead(of: chunk))
-                return true
+                return chunks.count
             }
             state.withLock { $0.refreshed = nil }
             try refresh()
         }
         throw StoreError(.unavailable, "other machines were faster a thousand times")
+    }
+
+    /// Does it while no chunk is being made.
+    private func collect(_ work: @escaping () throws(StoreError) -> FreedSpace) throws(StoreError) -> FreedSpace {
+        let request = ChangeRequest(work)
+        perform(request)
+        return try request.freed!.get()
     }
 }
 
@@ -87,15 +167,17 @@ struct CompactionPlan {
 
 extension ChunkMap {
     /// Chunks that a later one has made unnecessary, since before a moment, in the order in which they can go.
-    func superseded(before limit: Int64) throws(ChunkMapError) -> [ChunkRecord] {
+    ///
+    /// - Parameter youngest: When they were made at the latest.
+    func superseded(before limit: Int64, madeBefore youngest: Int64) throws(ChunkMapError) -> [ChunkRecord] {
         let chunks = try database.all(
             """
             SELECT sequence, size_bytes, members_offset,
-                superseded_ns IS NOT NULL AND superseded_ns <= ?
+                superseded_ns IS NOT NULL AND superseded_ns <= ? AND created_ns <= ?
                     AND NOT EXISTS (SELECT 1 FROM node WHERE node.chunk = chunk.sequence),
                 EXISTS (SELECT 1 FROM whiteout WHERE whiteout.sequence = chunk.sequence)
             FROM chunk ORDER BY sequence
-            """, .int(limit)
+            """, .int(limit), .int(youngest)
         ) { (ChunkRecord(sequence: $0.int(0), size: $0.int(1), membersOffset: $0.int(2)), $0.bool(3), $0.bool(4)) }
         var (going, isFirst): ([ChunkRecord], Bool) = ([], true)
         for (chunk, isDue, hasWhiteouts) in chunks {
@@ -114,36 +196,56 @@ extension ChunkMap {
     }
 
     /// Chunks that are better packed anew: the oldest ones as long as less than half of them together is needed, or
-    /// any of which less than half is needed and which removes nothing.
+    /// any of which less than half is needed and which removes nothing. With how many bytes of them nobody needs.
+    ///
+    /// - Parameter largest: How many bytes are packed anew at most.
+    func chunksToPackAnew(largest: Int64) throws(ChunkMapError) -> (chunks: [Int64], bytes: Int64) {
+        let chunks = try database.all(
+            """
+            SELECT sequence, data_bytes, live_bytes, EXISTS (SELECT 1 FROM node WHERE defined = chunk.sequence),
+                EXISTS (SELECT 1 FROM whiteout WHERE whiteout.sequence = chunk.sequence), size_bytes
+            FROM chunk WHERE superseded_ns IS NULL ORDER BY sequence
+            """
+        ) { row in
+            // About as many members as are left: of a file the archive has 1 KiB at least, of a link 512 bytes.
+            let (data, live, size) = (row.int(1), row.int(2), row.int(5))
+            let members = data > 0 ? Int64(Double(size >> 10) * Double(live) / Double(data)) : size >> 9
+            return (
+                sequence: row.int(0), data: data, live: live, defines: row.bool(3), removes: row.bool(4),
+                members: members
+            )
+        }
+        var (data, live, members, isNeeded, best): (Int64, Int64, Int64, Bool, Int) = (0, 0, 0, false, 0)
+        for (number, chunk) in chunks.enumerated() {
+            data += chunk.data
+            live += chunk.live
+            members += chunk.members
+            isNeeded = isNeeded || chunk.defines
+            guard live <= largest, number == 0 || members <= Self.mostPackedAnew else { break }
+            if live * 2 < data || (data == 0 && !isNeeded && number > 0) { best = number + 1 }
+        }
+        var found = Array(chunks.prefix(best))
+        (live, members) = found.reduce((0, 0)) { ($0.0 + $1.live, $0.1 + $1.members) }
+        for chunk in chunks.dropFirst(best) where !chunk.removes && chunk.live * 2 < chunk.data {
+            live += chunk.live
+            members += chunk.members
+            guard found.isEmpty || (live <= largest && members <= Self.mostPackedAnew) else { break }
+            found.append(chunk)
+        }
+        return (found.map(\.sequence), found.reduce(0) { $0 + $1.data - $1.live })
+    }
+
+    /// All of them are in memory for a while.
+    private static let mostPackedAnew: Int64 = 20_000
+
+    /// What a chunk has to hold that makes these unnecessary.
     ///
     /// Without a chunk, extracting the others has to give the same tree as before. So everything is packed anew under
     /// its present name that the chunk has made what it is: nodes with bytes in it, nodes that its members define, and
     /// nodes whose name came, by links of later chunks, from a name that was a link in it. What a chunk removes is in
     /// older ones; a whiteout cannot be carried to a later place, since something else may have had the name in between.
-    func planCompaction(largest: Int64) throws(ChunkMapError) -> CompactionPlan {
-        let chunks = try database.all(
-            """
-            SELECT sequence, data_bytes, live_bytes, EXISTS (SELECT 1 FROM node WHERE defined = chunk.sequence),
-                EXISTS (SELECT 1 FROM whiteout WHERE whiteout.sequence = chunk.sequence)
-            FROM chunk WHERE superseded_ns IS NULL ORDER BY sequence
-            """
-        ) { (sequence: $0.int(0), data: $0.int(1), live: $0.int(2), defines: $0.bool(3), removes: $0.bool(4)) }
-        var (data, live, isNeeded, best): (Int64, Int64, Bool, Int) = (0, 0, false, 0)
-        for (number, chunk) in chunks.enumerated() {
-            data += chunk.data
-            live += chunk.live
-            isNeeded = isNeeded || chunk.defines
-            guard live <= largest else { break }
-            if live * 2 < data || (data == 0 && !isNeeded && number > 0) { best = number + 1 }
-        }
-        var plan = CompactionPlan()
-        plan.chunks = chunks.prefix(best).map(\.sequence)
-        live = chunks.prefix(best).reduce(0) { $0 + $1.live }
-        for chunk in chunks.dropFirst(best) where !chunk.removes && chunk.live * 2 < chunk.data {
-            guard live + chunk.live <= largest else { break }
-            plan.chunks.append(chunk.sequence)
-            live += chunk.live
-        }
+    func planCompaction(of chunks: [Int64]) throws(ChunkMapError) -> CompactionPlan {
+        var plan = CompactionPlan(chunks: chunks)
         var ids: Set<Int64> = []
         for sequence in plan.chunks { ids.formUnion(try nodes(definedBy: sequence)) }
         for id in ids where id != Self.root {

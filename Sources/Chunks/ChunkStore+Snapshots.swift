@@ -10,6 +10,16 @@ extension ChunkStore {
     ///
     /// - Throws: ``StoreError``: what the store throws, `.noLocalSpace`, `.internal`.
     package func putSnapshot() throws(StoreError) {
+        let failure = snapshots.perform(()) { [self] _ -> StoreError? in
+            do throws(StoreError) {
+                try putSnapshotAlone()
+                return nil
+            } catch { return error }
+        }
+        if let failure { throw failure }
+    }
+
+    private func putSnapshotAlone() throws(StoreError) {
         try refreshIfStale()
         let copy = map.path + ".snapshot"
         MapHolder.remove(copy)

@@ -13,6 +13,9 @@ package struct ChunkSettings: Sendable {
     package var trust: Duration
     /// How long chunks stay that nobody needs any more.
     package var grace: Duration
+    /// How old chunks are at least when they are deleted. Whoever asks for the next number within this time has seen each
+    /// before it goes; who comes back later looks for gaps.
+    package var leastAge: Duration
     /// After how many chunks a snapshot is put beside them; 0: never by itself.
     package var snapshotInterval: Int64
     /// A folder for files without names: a chunk in the making, and chunks that are kept for reading.
@@ -22,12 +25,14 @@ package struct ChunkSettings: Sendable {
 
     package init(
         smallFileLimit: Int64?, maxChunkSize: Int64 = 8_000_000, trust: Duration = .seconds(120),
-        grace: Duration = .seconds(3600), snapshotInterval: Int64 = 64, folder: String, readRoom: Int64? = nil
+        grace: Duration = .seconds(3600), leastAge: Duration = .seconds(3600), snapshotInterval: Int64 = 64,
+        folder: String, readRoom: Int64? = nil
     ) {
         self.smallFileLimit = smallFileLimit
         self.maxChunkSize = maxChunkSize
         self.trust = trust
         self.grace = grace
+        self.leastAge = leastAge
         self.snapshotInterval = snapshotInterval
         self.folder = folder
         self.readRoom = readRoom ?? 8 * maxChunkSize
@@ -52,6 +57,8 @@ package final class ChunkStore: Store {
         /// The format file was compared with the map.
         var isVerified = false
         var refreshed: MonotonicTime?
+        /// When it was last known which chunk is the newest; on both clocks, since one stands still while a machine sleeps.
+        var known: (monotonic: MonotonicTime, calendar: Timestamp)?
         /// The newest snapshot that is known.
         var snapshot: Int64?
         var isMakingSnapshot = false
@@ -68,6 +75,7 @@ package final class ChunkStore: Store {
     let state: Lock<State>
     private let requests = Gathering<ChangeRequest, Void>()
     private let refreshes = Gathering<Void, StoreError?>()
+    let snapshots = Gathering<Void, StoreError?>()
 
     package init(_ base: any Store, _ settings: ChunkSettings, map: MapHolder, clock: any Clock = SystemClock()) {
         self.base = base
@@ -217,6 +225,11 @@ package final class ChunkStore: Store {
         base.shutdown()
         thread?.join()
     }
+}
+
+/// The head of a chunk that a thread fetches.
+private final class FetchedHead: Sendable {
+    let result = Lock<Result<ChunkHead, StoreError>?>(nil)
 }
 
 /// What is seen at a path where chunks and the store both may have something.
@@ -410,7 +423,7 @@ extension ChunkStore {
     func refreshIfStale() throws(StoreError) {
         try expectOpen()
         let (refreshed, now) = (state.withLock { $0.refreshed }, clock.monotonic)
-        if let refreshed, now - refreshed < plain.lifetime.withLock({ $0 }) { return }
+        if let refreshed, now - refreshed < min(plain.lifetime.withLock({ $0 }), settings.leastAge) { return }
         try refresh()
     }
 
@@ -428,7 +441,7 @@ extension ChunkStore {
     private func takeNews() throws(StoreError) {
         try expectOpen()
         let begun = clock.monotonic
-        let (isVerified, last) = state.withLock { ($0.isVerified, $0.refreshed) }
+        let (isVerified, known, now) = state.withLock { ($0.isVerified, $0.known, clock.calendar) }
         if !isVerified {
             let found = try storedVolume()
             let isPassive = found == nil && settings.smallFileLimit == nil && !map.isThere
@@ -444,10 +457,18 @@ extension ChunkStore {
             state.withLock { $0.isVerified = found != nil }
         }
         if let volume = try map.use({ map throws(ChunkMapError) in try map.volume }) {
-            if last == nil || begun - last! > settings.grace { try rebuildIfGap(volume) }
+            // Chunks that came and went since cannot be told from chunks that are still to come.
+            let hasSeenAll = known.map { known in
+                begun - known.monotonic < settings.leastAge
+                    && abs(now.nanoseconds - known.calendar.nanoseconds) < settings.leastAge.nanoseconds
+            }
+            if hasSeenAll != true { try rebuildIfGap(volume) }
             while try takeNext(volume) {}
         }
-        state.withLock { $0.refreshed = begun }
+        state.withLock {
+            $0.refreshed = begun
+            $0.known = (begun, now)
+        }
     }
 
     /// - Returns: Whether there was another chunk.
@@ -499,11 +520,15 @@ extension ChunkStore {
         guard let newest = later.last else { return }
         let snapshots = try storedSnapshots()
         state.withLock { $0.snapshot = snapshots.last }
-        let isFarBehind = applied == 0 && snapshots.last ?? 0 > 1
+        let isFarBehind = applied == 0 && newest > 1
         guard newest - applied != later.count || isFarBehind else { return }
         try map.replace { path throws(StoreError) in
             var start: Int64 = 0
-            for snapshot in snapshots.reversed() {
+            // What a chunk has removed that is gone may be in an older snapshot.
+            let whole = snapshots.filter { snapshot in
+                snapshot >= newest || sequences.count { $0 > snapshot } == newest - snapshot
+            }
+            for snapshot in whole.reversed() {
                 do throws(StoreError) {
                     try fetchSnapshot(snapshot, of: volume, to: path)
                     start = snapshot
@@ -516,10 +541,29 @@ extension ChunkStore {
             }
             let new = MapHolder(path: path)
             if start == 0 { try new.use { map throws(ChunkMapError) in try map.begin(volume: volume) } }
-            for sequence in sequences where sequence > start {
-                let head = try readHead(sequence, of: volume)
+            try forEachHead(of: sequences.filter { $0 > start }, volume) { head throws(StoreError) in
                 try new.use { map throws(ChunkMapError) in try map.apply(head, now: clock.calendar) }
             }
+        }
+    }
+
+    private static let headsAtOnce = 8
+
+    /// Reads the heads of chunks, several at a time.
+    private func forEachHead(
+        of sequences: [Int64], _ volume: String, _ body: (ChunkHead) throws(StoreError) -> Void
+    ) throws(StoreError) {
+        for start in stride(from: 0, to: sequences.count, by: Self.headsAtOnce) {
+            let heads = sequences[start..<min(start + Self.headsAtOnce, sequences.count)].map { sequence in
+                let head = FetchedHead()
+                let thread = WorkerThread(name: "chunk head", urgency: .foreground) { [self] in
+                    let result = Result { () throws(StoreError) in try readHead(sequence, of: volume) }
+                    head.result.withLock { $0 = result }
+                }
+                return (head, thread)
+            }
+            for (_, thread) in heads { thread.join() }
+            for (head, _) in heads { try body(try head.result.withLock { $0 }!.get()) }
         }
     }
 

@@ -53,7 +53,7 @@ private func withStore<Result>(
     var chunks = settings.chunks(in: work.path)
     chunks.smallFileLimit = nil
     chunks.snapshotInterval = 0
-    // Who reads a chunk that goes finds what was in it at its new place.
+    // Who reads a chunk that goes finds what was in it at its new place. But the youngest stay: see `leastAge`.
     chunks.grace = .zero
     let store = try MountStack.makeStore(
         descriptor, settings, (chunks, MapHolder(path: work.path + "/chunks.sqlite")), Statistics())

@@ -16,7 +16,7 @@ func makeChunkStore(
     ChunkStore(
         base,
         ChunkSettings(
-            smallFileLimit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace,
+            smallFileLimit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace, leastAge: grace,
             snapshotInterval: snapshotInterval, folder: folder.path),
         map: MapHolder(path: folder.path + "/chunks.sqlite"), clock: clock)
 }

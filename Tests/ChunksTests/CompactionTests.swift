@@ -22,7 +22,8 @@ struct CompactionTests {
         for number in 2..<10 { try store.delete(StorePath("d/\(number)")!) }
         #expect(try store.collectGarbage().chunks == 0)
         let count = try rig.chunks.count
-        #expect(try store.collectGarbage() == FreedSpace())
+        let again = try store.collectGarbage()
+        #expect(again == FreedSpace(waiting: again.waiting) && again.waiting > 0)
         #expect(try rig.chunks.count == count)
         #expect(try store.metadata(of: StorePath("d/1")!).version == version)
         rig.clock.advance(by: .seconds(3_601))
