@@ -213,6 +213,7 @@ extension MountStack {
     ///
     /// The file system must have saved and let go of the stack before.
     func shutdown(_ logger: Logger) {
+        archiveKeeper.stop()
         let isDone = Monitor(false)
         let stopping = WorkerThread(name: "stop sync") { [synchronizer] in
             synchronizer.stop()
@@ -222,6 +223,7 @@ extension MountStack {
         _ = isDone.wait(until: .now + .seconds(5)) { $0 ? true : nil }
         connection.close()
         stopping.join()
+        archiveKeeper.join()
         cache.shutdown()
         do { try catalog.makeDurable() } catch { logger.error("the catalog could not be saved: \(error.message)") }
         catalog.close()

@@ -20,6 +20,7 @@ package final class MountStack: Sendable {
     package let synchronizer: Synchronizer
     /// What is in chunks; kept when the store is replaced.
     let chunkMap: MapHolder
+    let archiveKeeper: ArchiveKeeper
     /// The store and the connection to it are replaced together when credentials change.
     private let current: Lock<Link>
     /// Whether it came up without the store, from what the catalog knew.
@@ -136,9 +137,14 @@ package final class MountStack: Sendable {
                 statistics: surroundings.statistics, clock: surroundings.clock, onChange: surroundings.onChange)
             self.init(
                 descriptor: descriptor, identity: identity, folder: folder, catalog: opened, cache: cache,
-                synchronizer: synchronizer, chunkMap: chunkMap, link: Link(store: store, connection: connection),
-                isOffline: isOffline)
+                synchronizer: synchronizer, chunkMap: chunkMap,
+                archiveKeeper: ArchiveKeeper(opened, surroundings.statistics, surroundings.logger),
+                link: Link(store: store, connection: connection), isOffline: isOffline)
             synchronizer.start()
+            archiveKeeper.start { [weak self] in
+                guard let self, case .connected = self.connection.phase else { return nil }
+                return self.store
+            }
             if isOffline {
                 // What failed while there was no connection need not wait for its next attempt.
                 connection.whenConnected { synchronizer.setStore(store) }
@@ -151,7 +157,7 @@ package final class MountStack: Sendable {
 
     private init(
         descriptor: StoreDescriptor, identity: String, folder: CacheFolder, catalog: Catalog, cache: ContentCache,
-        synchronizer: Synchronizer, chunkMap: MapHolder, link: Link, isOffline: Bool
+        synchronizer: Synchronizer, chunkMap: MapHolder, archiveKeeper: ArchiveKeeper, link: Link, isOffline: Bool
     ) {
         self.descriptor = descriptor
         self.identity = identity
@@ -160,6 +166,7 @@ package final class MountStack: Sendable {
         self.cache = cache
         self.synchronizer = synchronizer
         self.chunkMap = chunkMap
+        self.archiveKeeper = archiveKeeper
         current = Lock(link)
         self.isOffline = isOffline
     }

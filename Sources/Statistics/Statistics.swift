@@ -15,6 +15,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case attributesFetched, directoriesListed
     case conflicts
     case writersDelayed
+    case archivesPackedAnew, archivesDeleted, archiveBytesFreed
 }
 
 /// A moment's value, set again and again.

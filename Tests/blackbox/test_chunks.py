@@ -5,8 +5,11 @@ import pathlib
 import random
 import shutil
 import stat
+import sys
+import textwrap
 
 import pytest
+from clock import Clock
 from harness import describe, differences, run
 from rigs.processes import wait_until
 
@@ -253,8 +256,8 @@ def test_restore_makes_the_tree_without_a_mount(store, mounts, binary, folder):
     assert again.returncode == 1 and "is not empty" in again.stderr
 
 
-def test_gc_frees_the_room_of_what_was_deleted(local, mounts, binary, folder):
-    mount = mounts(local, cache=600, type="chunk", max_chunk_size=1).start()
+def fill_and_delete(mount):
+    """Makes archives of which little is needed."""
     for round in range(4):
         for index in range(60):
             (mount.data / f"f{index}").write_bytes(random.Random(round * 100 + index).randbytes(20_000))
@@ -262,11 +265,25 @@ def test_gc_frees_the_room_of_what_was_deleted(local, mounts, binary, folder):
     for index in range(50):
         (mount.data / f"f{index}").unlink()
     mount.sync()
-    before = sum(path.stat().st_size for path in local.path.rglob("*.tar"))
+
+
+def size_of_chunks(store):
+    return sum(path.stat().st_size for path in store.path.rglob("*.tar"))
+
+
+def test_gc_frees_the_room_of_what_was_deleted(local, mounts, binary, folder):
+    mount = mounts(local, cache=600, type="chunk", max_chunk_size=1).start()
+    fill_and_delete(mount)
+    before = size_of_chunks(local)
+    # What another machine may not have seen yet stays for an hour.
     done = run(binary, "gc", mount.config_file, timeout=60)
+    assert done.stdout.startswith("removed: 0 archives, ") and "when they are an hour old" in done.stdout
+    assert size_of_chunks(local) > before
+    clock = Clock(folder)
+    clock.turn(7200)
+    done = run(binary, "gc", mount.config_file, timeout=60, env={**os.environ, **clock.environment})
     assert done.stdout.startswith("removed: ") and not done.stdout.startswith("removed: 0")
-    after = sum(path.stat().st_size for path in local.path.rglob("*.tar"))
-    assert after < before / 8
+    assert size_of_chunks(local) < before / 8
     # The mount goes on, and so does a new one, and what tar makes of it.
     seen = without_times_of_folders(describe(mount.data))
     (mount.data / "new").write_bytes(b"after it")
@@ -279,3 +296,74 @@ def test_gc_frees_the_room_of_what_was_deleted(local, mounts, binary, folder):
     assert differences(seen, without_times_of_folders(describe(cold.data))) == []
     cold.stop()
     assert run(binary, "gc", mount.config_file, timeout=60).stdout.startswith("removed: 0 archives, 0 ")
+
+
+def counted(mount, name):
+    """A figure of stats/metrics."""
+    (value,) = [line.split()[1] for line in (mount.stats / "metrics").read_text().splitlines()
+                if line.startswith(f"cloudfusion_{name} ")]
+    return int(float(value))
+
+
+def test_a_mount_frees_by_itself_the_room_of_what_was_deleted(local, mounts, folder):
+    clock = Clock(folder)
+    mount = mounts(local, cache=600, type="chunk", max_chunk_size=1)
+    mount.environment = clock.environment
+    mount.start()
+    fill_and_delete(mount)
+    before, seen = size_of_chunks(local), without_times_of_folders(describe(mount.data))
+    wait_until(lambda: counted(mount, "archives_packed_anew_total"), 60, "archives being packed anew")
+    assert counted(mount, "archives_deleted_total") == 0
+    clock.turn(7200)
+    wait_until(lambda: size_of_chunks(local) < before / 8, 60, "archives being deleted")
+    wait_until(lambda: counted(mount, "archives_deleted_total"), 10, "the deletion being counted")
+    assert differences(seen, without_times_of_folders(describe(mount.data))) == []
+    mount.stop()
+    cold = mounts(local, type="chunk").start()
+    assert differences(seen, without_times_of_folders(describe(cold.data))) == []
+    cold.stop()
+
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.limit(7200)
+def test_very_many_small_files_come_back_from_the_store_alone(radosgw, mounts, network, is_slow):
+    count, per_folder = (1_000_000 if is_slow else 20_000), 1_000
+    through, proxy = network(radosgw, latency_ms=15)
+    options = {"cache": 600, "metadata_cache": 3600, "type": "chunk"}
+    mount = mounts(through, **options).start()
+    script = """
+        import os, sys
+        for folder in range(int(sys.argv[2])):
+            path = f"{sys.argv[1]}/d{folder:04}"
+            os.mkdir(path)
+            for number in range(int(sys.argv[3])):
+                file = os.open(f"{path}/f{number:04}", os.O_CREAT | os.O_WRONLY)
+                os.write(file, f"{folder} {number} ".encode().ljust(100, b"."))
+                os.close(file)
+        """
+    proxy.reset_count()
+    run(sys.executable, "-c", textwrap.dedent(script), mount.data, count // per_folder, per_folder, timeout=3600)
+    mount.sync(timeout=3600)
+    # Each archive takes a few thousand files.
+    sent = sum(proxy.requests().values())
+    assert sent <= 40 + count // 400, proxy.requests()
+    filled = mount.memory()[1]
+    mount.stop()
+
+    cold = mounts(through, **options)
+    proxy.reset_count()
+    cold.start(timeout=300)
+    assert len(os.listdir(cold.data)) == count // per_folder
+    # A snapshot, and the heads of the archives after it.
+    assert sum(proxy.requests().values()) <= 40 + 2 * 64, proxy.requests()
+    proxy.reset_count()
+    done = run("bash", "-c", f"find '{cold.data}' -type f -size 1 | wc -l", timeout=3600)
+    assert int(done.stdout) == count
+    assert sum(proxy.requests().values()) <= 10, proxy.requests()
+    for folder in range(0, count // per_folder, 7):
+        assert (cold.data / f"d{folder:04}" / "f0123").read_bytes() == f"{folder} 123 ".encode().ljust(100, b".")
+    most = cold.memory()[1]
+    assert max(most, filled) < 300 * MEGABYTE, f"{filled / MEGABYTE:.0f} MB to fill it, {most / MEGABYTE:.0f} MB to read"
+    cold.stop()

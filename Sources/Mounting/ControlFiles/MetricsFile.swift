@@ -81,6 +81,9 @@ package enum MetricsFile {
         case .directoriesListed: ("directories_listed", [], "Directories listed on the store.")
         case .conflicts: ("conflicts", [], "Files that were changed both here and on the store.")
         case .writersDelayed: ("writers_delayed", [], "Writes that had to wait for room in the cache.")
+        case .archivesPackedAnew: ("archives_packed_anew", [], "Archives of which the rest was packed anew.")
+        case .archivesDeleted: ("archives_deleted", [], "Archives deleted because nobody needed them any more.")
+        case .archiveBytesFreed: ("archive_freed_bytes", [], "Bytes of the archives that were deleted.")
         }
     }
 
