@@ -82,10 +82,7 @@ extension Tables {
         guard !underWay.isEmpty, let work = try work(of: step) else { return nil }
         if let other = try obstacle(to: work, of: row) { return other }
         // A file with several names may be replaced at one of them by what is read there for another.
-        if let inode = work.uploaded, let other = underWay.first(where: { $0.key != row && $0.value.uploaded == inode })
-        {
-            return other.key
-        }
+        if let inode = work.uploaded, let other = underWay.row(uploading: inode, but: row) { return other }
         // What it reads from. A reader waits for a worker by itself, but nobody may be at a move.
         let reader: InodeID
         let waitsByItself: Bool

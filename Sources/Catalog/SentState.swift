@@ -164,7 +164,7 @@ extension Tables {
             "SELECT 1 FROM sent WHERE parent = ? AND name = ? AND looked = 0", .int(place.parent),
             .blob(place.name.bytes))
         guard isToBeLookedFor, try object(place.name, below: place.parent) == nil,
-            !underWay.values.contains(where: { $0.places.contains(place) })
+            underWay.row(at: place, but: nil) == nil
         else { return false }
         for directory in try directories(at: place.parent) {
             if let inode = try entry(place.name, in: directory), inode.kind != .directory { return false }

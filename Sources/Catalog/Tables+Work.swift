@@ -10,10 +10,10 @@ extension Tables {
     /// The row whose work is changing what lies at a place; nil: nobody does.
     func worker(at place: Place, but row: Int64? = nil) throws(CatalogError) -> Int64? {
         if underWay.isEmpty { return nil }
-        if let other = underWay.first(where: { $0.key != row && $0.value.places.contains(place) }) { return other.key }
-        guard underWay.contains(where: { $0.key != row && $0.value.subtree != nil }) else { return nil }
+        if let other = underWay.row(at: place, but: row) { return other }
+        guard underWay.hasSubtrees else { return nil }
         for object in try chain(of: place.parent) {
-            if let other = underWay.first(where: { $0.key != row && $0.value.subtree == object }) { return other.key }
+            if let other = underWay.row(ofSubtree: object, but: row) { return other }
         }
         return nil
     }
@@ -47,8 +47,9 @@ extension Tables {
 
     /// The row whose work is changing something in a directory of the store, or further below; nil: nobody does.
     func worker(below directory: Int64, but row: Int64? = nil) throws(CatalogError) -> Int64? {
-        for (other, its) in underWay where other != row {
-            for place in its.places where try chain(of: place.parent).contains(directory) { return other }
+        for parent in underWay.parents {
+            guard let other = underWay.row(in: parent, but: row) else { continue }
+            if try chain(of: parent).contains(directory) { return other }
         }
         return nil
     }
@@ -101,7 +102,7 @@ extension Tables {
     func forgetMove(of object: Int64) throws(CatalogError) {
         try database.run("DELETE FROM move WHERE object = ?", .int(object))
         underWay[Self.unsettled(object)] = nil
-        for row in underWay.keys where underWay[row]?.moved == object { underWay[row]?.moved = nil }
+        underWay.moveIsKnown(of: object)
     }
 
     /// Moves that were under way when the last process ended. What they are about is due at once.
@@ -147,7 +148,7 @@ extension Tables {
     /// be from before or from within work of ours. `row` asks itself.
     func isOurWork(at place: Place, since begun: Int64, by row: Int64? = nil) throws(CatalogError) -> Bool {
         if try worker(at: place, but: row) != nil { return true }
-        if underWay.contains(where: { $0.key != row && $0.value.implied.contains(place) }) { return true }
+        if underWay.row(implying: place, but: row) != nil { return true }
         if let moment = ended[place], moment.count > begun { return true }
         return try isMoved(place.parent, since: begun, by: row)
     }
@@ -156,7 +157,7 @@ extension Tables {
     func isMoved(_ directory: Int64, since begun: Int64, by row: Int64? = nil) throws(CatalogError) -> Bool {
         for object in try chain(of: directory) {
             if let moment = subtreesEnded[object], moment.count > begun { return true }
-            if underWay.contains(where: { $0.key != row && $0.value.subtree == object }) { return true }
+            if underWay.row(ofSubtree: object, but: row) != nil { return true }
         }
         return false
     }

@@ -12,7 +12,7 @@ final class Tables {
     /// Rows of the journal that a worker is carrying out, and what this changes on the store. By place, since the row
     /// may go, and the name here change, while the worker works. Moves whose outcome is not known stay here without a
     /// worker, under numbers that no row has: see ``unsettled(_:)``.
-    var underWay: [Int64: Work] = [:]
+    var underWay = WorkUnderWay()
     /// The rows that wait for the end of a row's step, and those that need not any more and have not been told yet.
     var refused: [Int64: Set<Int64>] = [:]
     var released: Set<Int64> = []

@@ -9,6 +9,10 @@ package func forbidCoreFiles() {
     if cf_forbid_core_files() != 0 { complain("cloudfusion: core files cannot be switched off: \(errorText(errno))") }
 }
 
+/// Keeps the memory of a mount near what it uses. Its threads come and go and do large work by turns; of the many pools
+/// that the C library would make for them each keeps the most that it has ever had.
+package func limitMemoryPools() { cf_limit_memory_pools(2) }
+
 /// The process that serves a mount in the background, and the one that starts it and waits until it does.
 ///
 /// The server is this program started anew, not a fork: it has no threads and no locks from before. It keeps the

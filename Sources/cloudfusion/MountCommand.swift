@@ -44,6 +44,7 @@ struct MountCommand: ParsableCommand {
     private func serve(_ request: MountRequest) -> Int32 {
         umask(0o077)
         if request.settings.usesSecrets(request.schema) { forbidCoreFiles() }
+        limitMemoryPools()
         let log = LogFile()
         log.becomeSystemLog()
         let mount = Mount(request, log: log, openSession: Mount.fuseSession)

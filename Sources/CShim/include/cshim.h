@@ -11,3 +11,6 @@
 
 /// No core files of this process from now on, and no reading of its memory by others of the same user.
 int cf_forbid_core_files(void);
+
+/// At most so many pools of memory from now on, which threads share: see mallopt(3), M_ARENA_MAX.
+void cf_limit_memory_pools(int count);
