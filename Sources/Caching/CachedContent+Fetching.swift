@@ -116,13 +116,19 @@ extension CachedContent {
         } catch { return finish(fetch, error) }
         cache.statistics.add(.downloadsInFlight, 1)
         var error: CacheError?
-        for attempt in 1...Self.mostAttempts {
+        attempts: for attempt in 1...Self.mostAttempts {
             do throws(CacheError) {
                 guard let (source, range) = try prepare(fetch) else { break }
                 error = transfer(fetch, range, from: source)
-                guard case .store(let failure) = error,
-                    try isWorthRepeating(fetch, failure, source, attempt)
-                else { break }
+                guard case .store(let failure) = error else { break }
+                switch try verdict(on: failure, of: fetch, source, attempt) {
+                case .isWorthRepeating: continue
+                case .isFinal: break attempts
+                case .concernsNobody:
+                    // Nor those who come from now on: the bytes may be there in a moment, for whom they are fetched anew.
+                    error = nil
+                    break attempts
+                }
             } catch let failure {
                 error = failure
                 break
@@ -157,16 +163,23 @@ extension CachedContent {
         try asking { () throws(CatalogError) in try cache.index.content(of: inode) }
     }
 
-    /// Whether to ask once more: the bytes were damaged, or the object has another place or version now.
-    private func isWorthRepeating(
-        _ fetch: Fetch, _ failure: StoreError, _ source: ContentSource, _ attempt: Int
-    ) throws(CacheError) -> Bool {
+    private enum Verdict {
+        /// The bytes were damaged, or the object has another place or version now.
+        case isWorthRepeating
+        case isFinal
+        /// A worker may be changing the object, and nobody waits for the bytes.
+        case concernsNobody
+    }
+
+    private func verdict(
+        on failure: StoreError, of fetch: Fetch, _ source: ContentSource, _ attempt: Int
+    ) throws(CacheError) -> Verdict {
         switch failure.code {
-        case .corrupted: return attempt == 1
+        case .corrupted: return attempt == 1 ? .isWorthRepeating : .isFinal
         case .notFound, .preconditionFailed:
             while true {
-                guard let record = try record() else { return false }
-                if record.source != source { return true }
+                guard let record = try record() else { return .isFinal }
+                if record.source != source { return .isWorthRepeating }
                 // What a worker has done to it there is not noted here yet. An upload of this content has done nothing
                 // before it has its view: it may be what waits here.
                 let mayBeOurs =
@@ -175,10 +188,11 @@ extension CachedContent {
                     case .upload: state.withLock { !$0.views.isEmpty }
                     case .other: true
                     }
-                guard mayBeOurs, fetch.wish != .none, !cache.isShutDown else { return false }
+                guard mayBeOurs, !cache.isShutDown else { return .isFinal }
+                guard fetch.wish != .none else { return .concernsNobody }
                 usleep(20_000)
             }
-        default: return false
+        default: return .isFinal
         }
     }
 
