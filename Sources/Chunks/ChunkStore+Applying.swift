@@ -41,6 +41,9 @@ final class Job {
     var isSettled = false
     /// The body, once it was read.
     var bytes: [UInt8]?
+    /// Which version was seen at a path that is to be emptied or replaced, when the change was first carried out. When
+    /// another machine was faster with the chunk, what it has put there is not what was meant.
+    var versions: [StorePath: Version?] = [:]
 
     init(_ change: StoreChange) { self.change = change }
 

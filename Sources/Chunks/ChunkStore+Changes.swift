@@ -52,6 +52,22 @@ extension ChunkStore {
         }
     }
 
+    private func expectSame(
+        _ path: StorePath, _ seen: Overlay, _ job: Job, _ draft: borrowing Draft
+    ) throws(StoreError) {
+        // Changes before this one, in the same chunk, are ours.
+        guard !draft.isTouched(path) else { return }
+        let version = seen.metadata?.version
+        guard let first = job.versions[path] else {
+            job.versions[path] = .some(version)
+            return
+        }
+        guard first == version else {
+            throw StoreError(
+                .preconditionFailed, "another machine has changed '\(path)' at the same moment", path: path)
+        }
+    }
+
     /// The condition for the store, of one that holds for what is seen.
     private func below(_ condition: WriteCondition, _ object: Metadata?) -> WriteCondition {
         guard condition != .always else { return .always }
@@ -274,10 +290,12 @@ extension ChunkStore {
         let (packed, object, seen) = try look(source, &draft)
         guard let moved = seen.metadata else { throw Self.notFound(source) }
         if source == path { return }
+        try expectSame(source, seen, job, draft)
         if path.isInside(source) {
             throw StoreError(.invalidArgument, "'\(source)' cannot be moved into itself", path: path)
         }
         let (there, plainThere, replaced) = try look(path, &draft)
+        try expectSame(path, replaced, job, draft)
         if let replaced = replaced.metadata {
             if replaced.kind == .directory, moved.kind != .directory {
                 throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
@@ -449,6 +467,7 @@ extension ChunkStore {
         if path.isInside(ChunkPaths.control) { return }
         let (packed, object, seen) = try look(path, &draft)
         guard let found = seen.metadata else { return }
+        try expectSame(path, seen, job, draft)
         if found.kind == .directory {
             try draft.expectSettled(path)
             try expectEmpty(path, packed, object, &draft)
