@@ -18,9 +18,9 @@ extension CachedContent {
     /// Takes clean bytes out of what counts as present, here and in the catalog. They are still on the disk: when the
     /// catalog has been brought there, ``clear(_:)`` ends it. One at a time: see ``ContentCache/evict(_:)``.
     ///
-    /// - Returns: which, and how many bytes that will free.
+    /// - Returns: which, and how many bytes that will free: they count as used until then.
     func takeOut(_ range: Range<Int64>) throws(CacheError) -> (removed: RangeSet, freed: Int64) {
-        let (removed, freed) = try state.withLock { (state: inout LiveState) throws(CacheError) -> (RangeSet, Int64) in
+        try state.withLock { (state: inout LiveState) throws(CacheError) -> (RangeSet, Int64) in
             guard state.mayBeEvicted else { return (RangeSet(), 0) }
             var removed = RangeSet()
             for part in state.present.intersection(range) { removed.insert(part) }
@@ -44,8 +44,6 @@ extension CachedContent {
             }
             return (removed, freed)
         }
-        cache.charge(-freed)
-        return (removed, freed)
     }
 
     /// Frees the blocks of what was taken out, when those who read it are through.

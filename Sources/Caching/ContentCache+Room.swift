@@ -326,7 +326,10 @@ extension ContentCache {
             }
         }
         for part in taken {
-            defer { part.content.close() }
+            defer {
+                charge(-part.freed)
+                part.content.close()
+            }
             guard failure == nil, !part.removed.isEmpty else { continue }
             do throws(CacheError) {
                 try part.content.clear(part.removed)
