@@ -137,15 +137,16 @@ extension ContentCache {
 
     /// Evicts at once what `bytes` more need, as far as that is possible: the disk is full.
     func makeRoom(for bytes: Int64) {
-        _ = evict(max(bytes, 8 << 20))
+        _ = evict { max(bytes, 8 << 20) }
         _ = freeAboveFloor(lookNow: true)
     }
 
     /// - Returns: Whether there is room now.
     @discardableResult
     func makeRoomIfNeeded(for bytes: Int64) -> Bool {
-        let missing = missingRoom(for: bytes)
-        return missing <= 0 || evict(missing) >= missing
+        guard missingRoom(for: bytes) > 0 else { return true }
+        let eviction = evict { missingRoom(for: bytes) }
+        return eviction.freed >= eviction.goal
     }
 
     /// Makes room for a fetch, and counts it. One that somebody waits for may go above the hard limit, and may use what
@@ -178,9 +179,10 @@ extension ContentCache {
     /// Evicts on the time of one who fetches where the thread that evicts does not keep up.
     private func keepSoftLimit(_ length: Int64) {
         let soft = accounts.soft.load(ordering: .relaxed)
-        let over = accounts.total + accounts.underWay + length - soft
-        guard over > soft / 50, !evicting.withLock({ $0.isFruitless }) else { return }
-        if evict(over) == 0 { evicting.withLock { $0.isFruitless = true } }
+        func over() -> Int64 { accounts.total + accounts.underWay + length - soft }
+        guard over() > soft / 50, !evicting.withLock({ $0.isFruitless }) else { return }
+        let eviction = evict(over)
+        if eviction.goal > 0, eviction.freed == 0 { evicting.withLock { $0.isFruitless = true } }
     }
 
     /// Whether `bytes` more leave the disk above its floor; whatever the limits of the cache say.
@@ -211,16 +213,15 @@ extension ContentCache {
                 $0.isNeeded = false
                 $0.hasHope = false
             }
-            let goal = excess()
-            let freed = goal > 0 ? evict(goal) : 0
+            let eviction = excess() > 0 ? evict(excess) : (goal: 0, freed: 0)
             serveParked()
             guard excess() > 0 else { continue }
             // Only uploads help now.
-            if freed < goal { pressure.withLock { $0 }?() }
+            if eviction.freed < eviction.goal { pressure.withLock { $0 }?() }
             if accounts.waiting.load(ordering: .relaxed) > 0, freeAboveFloor() <= accounts.spare { reportFullDisk() }
             // What comes in meanwhile need not start one fruitless search after the other.
             let pause = MonotonicTime.now + .milliseconds(250)
-            if freed == 0 {
+            if eviction.goal > 0, eviction.freed == 0 {
                 _ = evicting.wait(until: pause) { $0.isOver || $0.hasHope ? () : nil }
             } else {
                 wakeEvictor()
@@ -259,11 +260,13 @@ extension ContentCache {
         var bytes: Int64
     }
 
-    /// Takes clean bytes out of the cache, those used longest ago first, until `goal` bytes are free.
-    /// - Returns: How many are.
-    func evict(_ goal: Int64) -> Int64 {
+    /// Takes clean bytes out of the cache, those used longest ago first, until as many are free as `needed` says. It
+    /// is asked when the evictions before have ended: what they free need not go twice.
+    /// - Returns: How many that were, and how many are free.
+    func evict(_ needed: () -> Int64) -> (goal: Int64, freed: Int64) {
         tellUses()
         return eviction.withLock { _ in
+            let goal = needed()
             var freed: Int64 = 0
             while freed < goal {
                 var round: Int64 = 0
@@ -277,7 +280,7 @@ extension ContentCache {
                 if round == 0 { break }
                 freed += round
             }
-            return freed
+            return (goal, freed)
         }
     }
 

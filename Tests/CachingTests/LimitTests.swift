@@ -29,10 +29,10 @@ private let mebibyte: Int64 = 1 << 20
         try rig.open(3).close()
         rig.cache.keepNow()
         #expect(rig.cache.accounts.total == 11 * mebibyte)
-        #expect(rig.cache.evict(3 * mebibyte) == 3 * mebibyte)
+        #expect(rig.cache.evict { 3 * mebibyte }.freed == 3 * mebibyte)
         let left = (3...12 as ClosedRange<UInt64>).filter { access(rig.path($0), F_OK) == 0 }
         #expect(left == [3, 7, 8, 9, 10, 11, 12])
-        #expect(rig.cache.evict(100 * mebibyte) == 7 * mebibyte)
+        #expect(rig.cache.evict { 100 * mebibyte }.freed == 7 * mebibyte)
         #expect(access(rig.path(20), F_OK) == 0)
         #expect(rig.cache.accounts.total == mebibyte)
         #expect(rig.statistics.snapshot()[.bytesEvicted] == 10 * mebibyte)
@@ -92,7 +92,7 @@ private let mebibyte: Int64 = 1 << 20
                 results.add(isRight)
             }
         }
-        while results.all.count < 3 { _ = rig.cache.evict(size) }
+        while results.all.count < 3 { _ = rig.cache.evict { size } }
         for reader in readers { reader.join() }
         #expect(results.all == [true, true, true])
     }
@@ -143,7 +143,7 @@ private let mebibyte: Int64 = 1 << 20
             InodeID(3), generation: view.generation,
             source: ContentSource(path: path, version: Version("v1"), size: view.size))
         rig.cache.contentWasUploaded(InodeID(3))
-        #expect(rig.cache.evict(mebibyte) == 0, "its bytes are still being read")
+        #expect(rig.cache.evict { mebibyte }.freed == 0, "its bytes are still being read")
         #expect(served.all.isEmpty)
         view.end()
         #expect(served.wait(for: 1) == [true])
@@ -166,7 +166,7 @@ private let mebibyte: Int64 = 1 << 20
         }
         let served = Answers<Bool>()
         rig.cache.reserve(mebibyte) { served.add($0 == nil) }
-        #expect(rig.cache.evict(mebibyte) == 0)
+        #expect(rig.cache.evict { mebibyte }.freed == 0)
         #expect(served.all.isEmpty)
         switch reason {
         case 0: view?.end()
@@ -326,7 +326,7 @@ private let mebibyte: Int64 = 1 << 20
         synchronizers.close()
         // The object that had the bytes is overwritten now.
         rig.store.set("o3", [1, 2, 3], version: "v2")
-        #expect(rig.cache.evict(10 * mebibyte) == 0)
+        #expect(rig.cache.evict { 10 * mebibyte }.freed == 0)
         #expect(try content.bytes(at: 0, count: Int(mebibyte)) == FakeStore.bytes(0..<mebibyte))
         #expect(rig.index.record(InodeID(3)).isDirty)
     }

@@ -73,7 +73,11 @@ import Threading
                 try content.allocate(range, keepSize: keepSize)
                 if !keepSize, range.upperBound > model.count { resize(range.upperBound) }
             case 11:
-                if Bool.random(using: &random) { try content.fetchAll() } else { _ = rig.cache.evict(range.length * 5) }
+                if Bool.random(using: &random) {
+                    try content.fetchAll()
+                } else {
+                    _ = rig.cache.evict { 5 * range.length }
+                }
             case 12:
                 version += 1
                 let sent = try rig.upload(content, version: "v\(version)")

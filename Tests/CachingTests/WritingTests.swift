@@ -186,7 +186,7 @@ private let block: Int64 = 128 << 10
         defer { content.close() }
         try content.write([1, 2, 3], at: 0)
         _ = try rig.upload(content, version: "v1")
-        #expect(rig.cache.evict(1) == 3)
+        #expect(rig.cache.evict { 1 }.freed == 3)
         #expect(try content.bytes(at: 0, count: 10) == [1, 2, 3])
         try content.write([9], at: 1)
         let view = try content.prepareUpload(rig.store.capabilities)
@@ -198,7 +198,7 @@ private let block: Int64 = 128 << 10
         rig.cache.contentWasUploaded(InodeID(3))
         withExtendedLifetime(view) {}
         #expect(rig.index.record(InodeID(3)).isDirty)
-        #expect(rig.cache.evict(1) == 0)
+        #expect(rig.cache.evict { 1 }.freed == 0)
         #expect(try content.bytes(at: 0, count: 10) == [1, 9, 3, 4])
     }
 
