@@ -162,10 +162,12 @@ extension ContentCache {
                 return true
             }
         }
-        keepSoftLimit(length)
         while true {
+            keepSoftLimit(length)
             makeRoomIfNeeded(for: length)
-            if isAdmitted({ hasRoom(for: length) }) { return true }
+            if isAdmitted({ keepsSoftLimit(length) && hasRoom(for: length) }) { return true }
+            // Others have taken what was just freed.
+            if !keepsSoftLimit(length) { continue }
             let wish = fetch.wish
             guard wish != .none, !isShutDown else { return false }
             if isAdmitted({ diskHasRoom(for: length) }) { return true }
@@ -176,12 +178,20 @@ extension ContentCache {
         }
     }
 
+    /// How far the cache is above its size when `length` more are fetched.
+    private func overSoftLimit(_ length: Int64) -> Int64 {
+        accounts.total + accounts.underWay + length - accounts.soft.load(ordering: .relaxed)
+    }
+
+    /// Whether a fetch of `length` keeps the cache at its size, or nothing can be done about it.
+    private func keepsSoftLimit(_ length: Int64) -> Bool {
+        overSoftLimit(length) <= accounts.soft.load(ordering: .relaxed) / 50 || evicting.withLock { $0.isFruitless }
+    }
+
     /// Evicts on the time of one who fetches where the thread that evicts does not keep up.
     private func keepSoftLimit(_ length: Int64) {
-        let soft = accounts.soft.load(ordering: .relaxed)
-        func over() -> Int64 { accounts.total + accounts.underWay + length - soft }
-        guard over() > soft / 50, !evicting.withLock({ $0.isFruitless }) else { return }
-        let eviction = evict(over)
+        guard !keepsSoftLimit(length) else { return }
+        let eviction = evict { overSoftLimit(length) }
         if eviction.goal > 0, eviction.freed == 0 { evicting.withLock { $0.isFruitless = true } }
     }
 
