@@ -41,9 +41,6 @@ final class Job {
     var isSettled = false
     /// The body, once it was read.
     var bytes: [UInt8]?
-    /// Which version was seen at a path that is to be emptied or replaced, when the change was first carried out. When
-    /// another machine was faster with the chunk, what it has put there is not what was meant.
-    var versions: [StorePath: Version?] = [:]
 
     init(_ change: StoreChange) { self.change = change }
 
@@ -148,9 +145,11 @@ extension ChunkStore {
     private func deletePlainRun(_ jobs: ArraySlice<Job>, draft: inout Draft) throws(StoreError) {
         var run: [(job: Job, path: StorePath)] = []
         for job in jobs {
-            guard run.count < base.capabilities.deleteBatch, !job.isSettled, case .delete(let path) = job.change,
+            guard run.count < base.capabilities.deleteBatch, !job.isSettled,
+                case .delete(let path, ifVersion: let version) = job.change,
                 !path.isRoot, !path.isInside(ChunkPaths.control), try draft.node(at: path) == nil,
-                let object = try plain.entry(at: path), object.kind != .directory
+                let object = try plain.entry(at: path), object.kind != .directory,
+                version == nil || object.version == version
             else { break }
             run.append((job, path))
         }

@@ -11,9 +11,10 @@ extension ChunkStore {
         case .createDirectory(let path, let attributes): try makeDirectory(path, attributes, job, &draft)
         case .setAttributes(let attributes, at: let path, ifVersion: let version):
             try setAttributes(attributes, path, version, job, &draft)
-        case .move(let source, to: let path): try move(source, path, job, &draft)
+        case .move(let source, to: let path, ifVersion: let version, condition: let condition):
+            try move(source, version, path, condition, job, &draft)
         case .copy(let source, to: let path, let options): try copy(source, path, options, job, &draft)
-        case .delete(let path): try delete(path, job, &draft)
+        case .delete(let path, ifVersion: let version): try delete(path, version, job, &draft)
         }
     }
 
@@ -49,22 +50,6 @@ extension ChunkStore {
         case .ifAbsent: throw StoreError(.preconditionFailed, "'\(path)' is there already", path: path)
         case .ifVersion(let version):
             throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
-        }
-    }
-
-    private func expectSame(
-        _ path: StorePath, _ seen: Overlay, _ job: Job, _ draft: borrowing Draft
-    ) throws(StoreError) {
-        // Changes before this one, in the same chunk, are ours.
-        guard !draft.isTouched(path) else { return }
-        let version = seen.metadata?.version
-        guard let first = job.versions[path] else {
-            job.versions[path] = .some(version)
-            return
-        }
-        guard first == version else {
-            throw StoreError(
-                .preconditionFailed, "another machine has changed '\(path)' at the same moment", path: path)
         }
     }
 
@@ -279,7 +264,8 @@ extension ChunkStore {
     // MARK: Moving and copying
 
     private func move(
-        _ source: StorePath, _ path: StorePath, _ job: Job, _ draft: inout Draft
+        _ source: StorePath, _ version: Version?, _ path: StorePath, _ condition: WriteCondition, _ job: Job,
+        _ draft: inout Draft
     ) throws(StoreError) {
         try expectUsable(source)
         try expectUsable(path)
@@ -290,12 +276,12 @@ extension ChunkStore {
         let (packed, object, seen) = try look(source, &draft)
         guard let moved = seen.metadata else { throw Self.notFound(source) }
         if source == path { return }
-        try expectSame(source, seen, job, draft)
+        if let version { try check(.ifVersion(version), seen, source) }
         if path.isInside(source) {
             throw StoreError(.invalidArgument, "'\(source)' cannot be moved into itself", path: path)
         }
         let (there, plainThere, replaced) = try look(path, &draft)
-        try expectSame(path, replaced, job, draft)
+        try check(condition, replaced, path)
         if let replaced = replaced.metadata {
             if replaced.kind == .directory, moved.kind != .directory {
                 throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
@@ -462,12 +448,14 @@ extension ChunkStore {
 
     // MARK: Deleting
 
-    private func delete(_ path: StorePath, _ job: Job, _ draft: inout Draft) throws(StoreError) {
+    private func delete(
+        _ path: StorePath, _ version: Version?, _ job: Job, _ draft: inout Draft
+    ) throws(StoreError) {
         if path.isRoot { throw StoreError(.invalidArgument, "the root of a store cannot be deleted") }
         if path.isInside(ChunkPaths.control) { return }
         let (packed, object, seen) = try look(path, &draft)
         guard let found = seen.metadata else { return }
-        try expectSame(path, seen, job, draft)
+        if let version { try check(.ifVersion(version), seen, path) }
         if found.kind == .directory {
             try draft.expectSettled(path)
             try expectEmpty(path, packed, object, &draft)

@@ -52,8 +52,6 @@ struct Draft {
 
     var touched: Int { nodes.count }
 
-    func isTouched(_ path: StorePath) -> Bool { nodes[path] != nil }
-
     /// What was at a path before.
     mutating func committed(_ path: StorePath) throws(StoreError) -> PackedNode? {
         if let known = committedNodes[path] { return known }

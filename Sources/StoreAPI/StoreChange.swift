@@ -6,18 +6,21 @@ public enum StoreChange: Sendable {
     case createDirectory(StorePath, Attributes)
     /// ``Store/setAttributes(_:at:ifVersion:)``.
     case setAttributes(Attributes, at: StorePath, ifVersion: Version?)
-    /// ``Store/move(_:to:)``.
-    case move(StorePath, to: StorePath)
+    /// ``Store/move(_:to:)``; see ``delete(_:ifVersion:)`` for the conditions of the two paths.
+    case move(StorePath, to: StorePath, ifVersion: Version? = nil, condition: WriteCondition = .always)
     /// ``Store/copy(_:to:_:)``.
     case copy(StorePath, to: StorePath, CopyOptions)
-    /// ``Store/delete(_:)``.
-    case delete(StorePath)
+    /// ``Store/delete(_:)``. A store with ``StoreCapabilities/batch`` refuses it with `.preconditionFailed` where the
+    /// file has another version than `ifVersion`: what somebody else has put there is not what was meant. Others take
+    /// no conditions for this, and delete what is there.
+    case delete(StorePath, ifVersion: Version? = nil)
 
     /// What becomes different by it.
     public var path: StorePath {
         switch self {
         case .put(_, at: let path, _), .createDirectory(let path, _), .setAttributes(_, at: let path, ifVersion: _),
-            .move(_, to: let path), .copy(_, to: let path, _), .delete(let path):
+            .move(_, to: let path, ifVersion: _, condition: _), .copy(_, to: let path, _),
+            .delete(let path, ifVersion: _):
             path
         }
     }
@@ -40,21 +43,32 @@ public struct ChangeBatch: Hashable, Sendable {
 
 extension Store {
     /// Carries out changes one after the other, as a store does that gains nothing by having them all at once.
+    /// Deletions that follow each other are one call.
     public func applyEach(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] {
-        changes.map { change in
-            Result { () throws(StoreError) -> Metadata? in
-                switch change {
-                case .put(let body, at: let path, let options): return try put(body, at: path, options)
-                case .createDirectory(let path, let attributes): try createDirectory(at: path, attributes)
-                case .setAttributes(let attributes, at: let path, ifVersion: let version):
-                    return try setAttributes(attributes, at: path, ifVersion: version)
-                case .move(let source, to: let path): try move(source, to: path)
-                case .copy(let source, to: let path, let options): return try copy(source, to: path, options)
-                case .delete(let path):
-                    if let error = delete([path]).first ?? nil { throw error }
-                }
-                return nil
+        var results: [Result<Metadata?, StoreError>] = []
+        var rest = changes[...]
+        while let change = rest.first {
+            let deletions = rest.prefix { if case .delete = $0 { true } else { false } }
+            if deletions.isEmpty {
+                results.append(Result { () throws(StoreError) in try applyOne(change) })
+            } else {
+                results += delete(deletions.map(\.path)).map { error in error.map { .failure($0) } ?? .success(nil) }
             }
+            rest = rest.dropFirst(max(deletions.count, 1))
         }
+        return results
+    }
+
+    private func applyOne(_ change: StoreChange) throws(StoreError) -> Metadata? {
+        switch change {
+        case .put(let body, at: let path, let options): return try put(body, at: path, options)
+        case .createDirectory(let path, let attributes): try createDirectory(at: path, attributes)
+        case .setAttributes(let attributes, at: let path, ifVersion: let version):
+            return try setAttributes(attributes, at: path, ifVersion: version)
+        case .move(let source, to: let path, ifVersion: _, condition: _): try move(source, to: path)
+        case .copy(let source, to: let path, let options): return try copy(source, to: path, options)
+        case .delete(let path, ifVersion: _): try delete(path)
+        }
+        return nil
     }
 }

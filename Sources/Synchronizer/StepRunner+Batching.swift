@@ -65,14 +65,13 @@ extension StepRunner {
         var deleted: [(PendingID, UploadScheduler.Outcome)] = []
         plans = sparingOthers(plans, &deleted)
 
-        let changes = requests.map(\.request.change) + plans.map { .delete($0.path) }
+        let changes = requests.map(\.request.change) + plans.map { .delete($0.path, ifVersion: $0.version) }
         let answers = changes.isEmpty ? [] : store.apply(changes)
         for ((work, request), answer) in zip(requests, answers) {
             let result = Result { () throws(StoreError) in try request.conclude(answer) }
             report(work, result, &batch, &next)
         }
-        deleted += concludeDeletions(
-            plans, answers.dropFirst(requests.count).map { if case .failure(let error) = $0 { error } else { nil } })
+        deleted += concludeDeletions(plans, answers.dropFirst(requests.count))
         for (id, outcome) in deleted { reportDeletion(deletions[id]!, outcome, &batch) }
         for (work, step) in others {
             report(work, Result { () throws(StoreError) in try perform(step, of: work.row) }, &batch, &next)

@@ -54,18 +54,19 @@ extension StepRunner {
         var outcomes: [(PendingID, UploadScheduler.Outcome)] = []
         let plans = sparingOthers(plans, &outcomes)
         guard !plans.isEmpty else { return outcomes }
-        return outcomes + concludeDeletions(plans, store.delete(plans.map(\.path)))
+        let answers = store.apply(plans.map { .delete($0.path, ifVersion: $0.version) })
+        return outcomes + concludeDeletions(plans, answers)
     }
 
     /// Tells the catalog of the store's answers.
-    func concludeDeletions(_ plans: [DeletePlan], _ answers: [StoreError?])
-        -> [(PendingID, UploadScheduler.Outcome)]
-    {
+    func concludeDeletions(
+        _ plans: [DeletePlan], _ answers: some Sequence<Result<Metadata?, StoreError>>
+    ) -> [(PendingID, UploadScheduler.Outcome)] {
         var outcomes: [(PendingID, UploadScheduler.Outcome)] = []
         var done: [DeletePlan] = []
-        for (plan, error) in zip(plans, answers) {
+        for (plan, answer) in zip(plans, answers) {
             do {
-                if let error { try notDeleted(plan, error) }
+                if case .failure(let error) = answer { try notDeleted(plan, error) }
                 done.append(plan)
             } catch {
                 outcomes.append((plan.item, .failed(error)))
@@ -122,7 +123,8 @@ extension StepRunner {
             }
             for plan in neighbours {
                 do throws(StoreError) {
-                    if try isToGo(plan, listed[plan.path]) {
+                    var plan = plan
+                    if try isToGo(&plan, listed[plan.path]) {
                         kept.append(plan)
                     } else {
                         outcomes.append((plan.item, .done(askedStore: true)))
@@ -133,8 +135,9 @@ extension StepRunner {
         return kept
     }
 
-    /// Whether what lies there is what is to be deleted. If not, the catalog has been told.
-    private func isToGo(_ plan: DeletePlan, _ listed: Metadata?) throws(StoreError) -> Bool {
+    /// Whether what lies there is what is to be deleted; its version is then that of the plan. If not, the catalog has
+    /// been told.
+    private func isToGo(_ plan: inout DeletePlan, _ listed: Metadata?) throws(StoreError) -> Bool {
         guard plan.isUncertain || (plan.version != nil && listed?.version != plan.version) else { return true }
         // A listing may lag behind, and not show a version as it is told elsewhere.
         guard let there = try found(at: plan.path) else {
@@ -145,6 +148,7 @@ extension StepRunner {
         guard plan.isUncertain || (there.kind != .directory && there.version != plan.version) else { return true }
         if let state = SentState(size: there.size, there.attributes, on: store.capabilities), plan.sent.contains(state)
         {
+            plan.version = there.kind == .directory ? nil : there.version
             return true
         }
         try spare(plan, there)

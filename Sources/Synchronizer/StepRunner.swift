@@ -261,7 +261,8 @@ struct StepRunner: Sendable {
             try tell(there, at: plan.target, by: plan.item)
             return .ended(.goOn)
         }
-        let request = Request(change: .move(plan.source, to: plan.target)) { answer throws(StoreError) in
+        let change = StoreChange.move(plan.source, to: plan.target, ifVersion: plan.version, condition: .ifAbsent)
+        let request = Request(change: change) { answer throws(StoreError) in
             do throws(StoreError) { _ = try answer.get() } catch {
                 guard try isMovedAllTheSame(plan, error) else { return .goOn }
             }

@@ -392,19 +392,20 @@ struct ChunkStoreTests {
     @Test("what another machine has put there at the same moment is neither removed, nor moved, nor replaced by a move")
     func changedByTheFaster() throws {
         let (a, b) = (Self.path("a"), Self.path("b"))
-        let changes: [(change: StoreChange, theirs: StorePath)] = [
-            (.delete(a), a), (.move(a, to: b), a), (.move(a, to: b), b),
+        let changes: [(theirs: StorePath, change: (Version?) -> StoreChange)] = [
+            (a, { .delete(a, ifVersion: $0) }), (a, { .move(a, to: b, ifVersion: $0) }),
+            (b, { .move(a, to: b, ifVersion: $0, condition: .ifAbsent) }),
         ]
-        for (change, theirs) in changes {
+        for (theirs, change) in changes {
             let rig = Rig()
             let slow = try rig.machine(trust: .seconds(60))
-            try slow.write([1], at: a)
+            let known = try slow.write([1], at: a).version
             let fast = try rig.machine()
             try fast.write([2], at: theirs)
-            #expect { try slow.apply([change])[0].get() } throws: {
+            #expect { try slow.apply([change(known)])[0].get() } throws: {
                 ($0 as? StoreError)?.code == .preconditionFailed
             }
-            #expect(try slow.contents(of: theirs) == [2], "\(change)")
+            #expect(try slow.contents(of: theirs) == [2], "\(change(known))")
             #expect(try Self.tree(rig.machine()) == Self.tree(slow))
             if theirs == b { #expect(try slow.contents(of: a) == [1]) }
         }
