@@ -68,9 +68,7 @@ extension Catalog {
                 for object in unseen { try tables.objectVanished(object, from: listing.directory, &changes) }
                 if next == nil {
                     try tables.forgetSent(below: listing.object, before: listing.number - Tables.longestLag)
-                    try tables.database.run(
-                        "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(listing.number),
-                        .int(listing.directory.row))
+                    try tables.trust(listing)
                 }
                 return next
             }
@@ -84,9 +82,11 @@ extension Catalog {
         try read { tables throws(CatalogError) in try tables.isCurrent(listing) }
     }
 
-    /// Marks the directory's listing as not to be trusted any more.
+    /// Marks the directory's listing as not to be trusted any more, nor one of it that is under way.
     package func distrustListing(of directory: InodeID) throws(CatalogError) {
         try write { tables throws(CatalogError) in
+            tables.workCount += 1
+            tables.distrusted[directory] = tables.workCount
             try tables.database.run("UPDATE inode SET listed_ns = NULL WHERE id = ?", .int(directory.row))
         }
     }
@@ -371,6 +371,16 @@ extension Tables {
         }
     }
 
+    /// All that a listing shows has been merged.
+    fileprivate func trust(_ listing: ListingPlan) throws(CatalogError) {
+        if let wrong = distrusted[listing.directory] {
+            guard wrong <= listing.begun else { return }
+            distrusted[listing.directory] = nil
+        }
+        try database.run(
+            "UPDATE inode SET listed_ns = ? WHERE id = ?", .int(listing.number), .int(listing.directory.row))
+    }
+
     /// An object is not on the store any more: nor is its name, unless a change of ours waits for it.
     func objectVanished(_ object: ObjectRow, from directory: InodeID, _ changes: inout [NamespaceChange])
         throws(CatalogError)
@@ -381,33 +391,46 @@ extension Tables {
             local.kind == .directory ? local.id == (try self.directory(at: object.id)) : local.id == object.inode
         else {
             // Moved away here, or to be deleted anyway.
+            let moved = object.isDirectory ? try self.directory(at: object.id) : nil
             if object.isDirectory { try forgetObjects(below: object.id) }
             try deleteObject(object.id)
+            // What others have taken out of it is nowhere, under its new name as under the old one.
+            if let moved, let (parent, name) = try parent(of: moved) {
+                try directoryVanished(try existing(moved), name, from: parent, &changes)
+            }
             return
         }
         if local.kind == .directory {
             try forgetObjects(below: object.id)
             try deleteObject(object.id)
-            let keeps = try removeClean(below: local.id, &changes)
-            if keeps {
-                try mark(name, in: directory)
-                return
-            }
-        } else {
-            let isPending = try pendingRow(name, in: directory) != nil
-            let isDirty = try isDirty(local.id)
-            try deleteObject(object.id)
-            // What it is to be made of may lie elsewhere: the object went when the name was used for something else, by
-            // a deletion of ours that was not heard of.
-            let source = try place(of: local.id) ?? Self.goneObject
-            let isElsewhere = isPending && source != Self.goneObject
-            if isDirty || isElsewhere {
-                try mark(name, in: directory, bytes: local.size)
-                return
-            }
+            try directoryVanished(local, name, from: directory, &changes)
+            return
+        }
+        let isPending = try pendingRow(name, in: directory) != nil
+        let isDirty = try isDirty(local.id)
+        try deleteObject(object.id)
+        // What it is to be made of may lie elsewhere: the object went when the name was used for something else, by a
+        // deletion of ours that was not heard of.
+        let source = try place(of: local.id) ?? Self.goneObject
+        let isElsewhere = isPending && source != Self.goneObject
+        if isDirty || isElsewhere {
+            try mark(name, in: directory, bytes: local.size)
+            return
         }
         try removeEntry(name, from: directory, of: local)
         changes.append(.entry(parent: directory, name: name, inode: local.id))
+    }
+
+    /// A directory is not on the store any more: it goes with all that is not to be put there again.
+    private func directoryVanished(
+        _ directory: InodeRecord, _ name: FileName, from parent: InodeID, _ changes: inout [NamespaceChange]
+    ) throws(CatalogError) {
+        if try removeClean(below: directory.id, &changes) {
+            try mark(name, in: parent)
+        } else {
+            try removeEntry(name, from: parent, of: directory)
+            changes.append(.entry(parent: parent, name: name, inode: directory.id))
+        }
     }
 
     /// Removes all entries below a directory that is gone from the store, but for those with changes of ours and the
@@ -425,7 +448,7 @@ extension Tables {
             let child = try existing(id)
             let isPending = try pendingRow(name, in: directory) != nil
             let keeps: Bool
-            if let object = try place(of: id), object != -1 {
+            if let object = try place(of: id), object != Self.goneObject {
                 keeps = true
             } else if child.kind == .directory {
                 keeps = try removeClean(below: id, &changes) || isPending

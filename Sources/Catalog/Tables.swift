@@ -22,6 +22,8 @@ final class Tables {
     var subtreesEnded: [Int64: Moment] = [:]
     /// Counts the work that has ended: tells in which order things were, whatever the clock does.
     var workCount: Int64 = 0
+    /// Up to when (by that count) listings of a directory are from before somebody found them wrong.
+    var distrusted: [InodeID: Int64] = [:]
     /// What a loss of power can have taken: see ``Epochs``.
     var epochs = Epochs()
     /// The one that is now, whether the catalog notes that contents carry it, and the run of the machine's kernel.

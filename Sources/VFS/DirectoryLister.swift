@@ -39,6 +39,9 @@ final class DirectoryLister: Sendable {
         var lastMerge: MonotonicTime?
         /// Somebody has waited in vain.
         var isLate = false
+        /// What it brings is out of date. Those who have asked since then wait for the next one.
+        var isOutdated = false
+        var next: [Waiter] = []
     }
 
     private struct Failure {
@@ -107,7 +110,7 @@ final class DirectoryLister: Sendable {
     ) {
         let known = state.withLock { state -> Outcome? in
             guard let job = state.jobs[directory] else { return nil }
-            if let name, job.merged.contains(name) { return .named }
+            if let name, !job.isOutdated, job.merged.contains(name) { return .named }
             return job.isLate && !needsIt ? .late : nil
         }
         if let known { return body(known) }
@@ -119,6 +122,12 @@ final class DirectoryLister: Sendable {
     func isComing(_ directory: InodeID, within bound: Duration) -> Bool {
         let now = surroundings.clock.monotonic
         return state.withLock { $0.jobs[directory]?.lastMerge.map { $0 + bound > now } ?? false }
+    }
+
+    /// What was listed of `directory` has turned out to be wrong: who asks from now on gets what the store says then.
+    func distrust(_ directory: InodeID) throws(CatalogError) {
+        try backing.catalog.distrustListing(of: directory)
+        state.withLock { $0.jobs[directory]?.isOutdated = true }
     }
 
     /// Lists `directory` for nobody in particular.
@@ -140,7 +149,7 @@ final class DirectoryLister: Sendable {
         let waiters = state.withLock { state in
             state.isShutDown = true
             defer { state.jobs = [:] }
-            return state.jobs.values.flatMap(\.waiters)
+            return state.jobs.values.flatMap { $0.waiters + $0.next }
         }
         for waiter in waiters { waiter.parked.answer(.ended) }
     }
@@ -153,10 +162,14 @@ final class DirectoryLister: Sendable {
                 state.jobs[directory] = Job(waiters: waiter.map { [$0] } ?? [])
                 return .start
             }
+            defer { state.jobs[directory] = job }
+            guard !job.isOutdated else {
+                if let waiter { job.next.append(waiter) }
+                return .join
+            }
             // The page may have come since it was asked for.
             let isNamed = waiter?.name.map { job.merged.contains($0) } ?? false
             if let waiter, !isNamed { job.waiters.append(waiter) }
-            state.jobs[directory] = job
             return isNamed ? .named : .join
         }
         switch step {
@@ -306,8 +319,13 @@ final class DirectoryLister: Sendable {
     }
 
     private func end(_ directory: InodeID, _ outcome: Outcome) {
-        let waiters = state.withLock { $0.jobs.removeValue(forKey: directory)?.waiters ?? [] }
-        for waiter in waiters { waiter.parked.answer(outcome) }
+        let ended = state.withLock { state in
+            let ended = state.jobs.removeValue(forKey: directory) ?? Job()
+            if !ended.next.isEmpty { state.jobs[directory] = Job(waiters: ended.next) }
+            return ended
+        }
+        for waiter in ended.waiters { waiter.parked.answer(outcome) }
+        if !ended.next.isEmpty { pool.submit { [self] in run(directory) } }
     }
 
     private func succeeded(_ directory: InodeID) {
@@ -353,7 +371,7 @@ final class DirectoryLister: Sendable {
         guard directory != .root else { return }
         do {
             guard let parent = try backing.catalog.parent(of: directory) else { return }
-            try backing.catalog.distrustListing(of: parent)
+            try distrust(parent)
             refresh(parent)
         } catch {
             surroundings.statistics.report(

@@ -52,7 +52,7 @@ extension Volume {
             guard let path = try catalog.path(of: inode), let parent = path.parent,
                 let directory = try catalog.inode(at: parent)
             else { return }
-            try catalog.distrustListing(of: directory.id)
+            try lister.distrust(directory.id)
         } catch {
             report(error)
         }

@@ -156,7 +156,7 @@ final class Volume: Sendable {
     func vanished(_ path: StorePath) {
         do {
             guard let parent = path.parent, let directory = try catalog.inode(at: parent) else { return }
-            try catalog.distrustListing(of: directory.id)
+            try lister.distrust(directory.id)
             lister.refresh(directory.id)
         } catch {
             report(error)

@@ -303,6 +303,31 @@ struct OutageTests {
         #expect(eventually { error { try rig.attributes(old.number) } == .stale })
     }
 
+    @Test("who looks a name up again after it was found to be out of date is not told what a listing from before says")
+    func outdatedListing() throws {
+        let rig = try Rig(pageSize: 1)
+        for name in ["a", "b"] { try rig.put("old", at: name) }
+        // The first page has come, the second one does not.
+        let gate = Gate()
+        rig.store.inject(.wait(gate), on: .list, .only(2))
+        let old = try rig.lookup("a")
+        #expect(gate.waitForCallers(1))
+        try rig.put("newer", at: "a")
+        #expect(error { try rig.release(rig.open(old.number)) } == .stale)
+        let answer = Lock<Entry?>(nil)
+        let thread = WorkerThread(name: "lookup") {
+            let found = try? rig.lookup("a"); answer.withLock { $0 = found }
+        }
+        usleep(20_000)
+        gate.open()
+        thread.join()
+        let new = try #require(answer.withLock { $0 })
+        #expect(new.number != old.number && new.attributes.size == 5)
+        let handle = try rig.open(new.number)
+        #expect(try rig.read(handle) == "newer")
+        try rig.release(handle)
+    }
+
     @Test("files of a store that was disconnected are never taken for those of the next one")
     func otherStore() throws {
         let rig = try Rig()
