@@ -15,6 +15,8 @@ final class LocalRoot: Sendable {
     static let temporaryPrefix = Array(".cloudfusion-tmp-".utf8)
 
     /// In bytes; longer ones could be made name by name, and then not be used by any other program.
+    /// Of directories that are made because something is put into them.
+    static let directoryMode: mode_t = 0o755
     static let longestPath = 4095
 
     let path: String
@@ -155,9 +157,10 @@ extension LocalRoot {
         for name in path.components {
             var next = LocalFile(name, in: directory.descriptor, flags)
             if next == nil, errno == ENOENT, isMaking {
-                guard name.withCString({ mkdirat(directory.descriptor, $0, 0o755) }) == 0 || errno == EEXIST else {
-                    throw StoreError(errno: errno, "making the directory", path)
-                }
+                let isMade = name.withCString { mkdirat(directory.descriptor, $0, Self.directoryMode) == 0 }
+                guard isMade || errno == EEXIST else { throw StoreError(errno: errno, "making the directory", path) }
+                // The umask of a mount keeps others from what is its own, which the store is not.
+                if isMade { _ = name.withCString { fchmodat(directory.descriptor, $0, Self.directoryMode, 0) } }
                 try syncDirectory(directory.descriptor, path)
                 next = LocalFile(name, in: directory.descriptor, flags)
             }
