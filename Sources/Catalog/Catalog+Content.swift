@@ -171,8 +171,9 @@ extension Tables {
         -> ContentSource
     {
         guard object != Self.goneObject else {
-            // The object is gone. No store has this version, so that the read fails and gives no zeros.
-            return ContentSource(path: try path(of: inode) ?? .root, version: Version("gone"), size: size)
+            // The object is gone. Some stores have the version still; elsewhere the read fails, and gives no zeros.
+            return ContentSource(
+                path: try path(of: inode) ?? .root, version: Version(version ?? "gone"), size: size)
         }
         return ContentSource(path: try path(ofObject: object), version: version.map { Version($0) }, size: size)
     }

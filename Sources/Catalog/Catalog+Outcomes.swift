@@ -84,6 +84,25 @@ extension Catalog {
         }
     }
 
+    /// Nothing has the bytes of this file any more, as far as the store was asked: where none of them was written here,
+    /// it is removed as others have removed it, although its name or attributes were changed here since.
+    ///
+    /// - Returns: the names that are gone; none: it has bytes of ours, or lies on the store after all.
+    package func removeIfLost(_ inode: InodeID) throws(CatalogError) -> [NamespaceChange] {
+        guard let content = try content(of: inode), content.isLost, !content.isDirty, !content.isChanging else {
+            return []
+        }
+        return try write { tables throws(CatalogError) in
+            guard let record = try tables.inode(inode) else { return [] }
+            var changes: [NamespaceChange] = []
+            for (parent, name) in try tables.names(of: inode) {
+                try tables.removeEntry(name, from: parent, of: record)
+                changes.append(.entry(parent: parent, name: name, inode: inode))
+            }
+            return changes
+        }
+    }
+
     /// Somebody else's version lies under its new name, as `metadata` says: ours may take the old one.
     package func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
     {

@@ -1,4 +1,3 @@
-import Glibc
 import SQLite
 import StoreAPI
 import Threading
@@ -547,17 +546,11 @@ private struct Planner {
             ) { PendingID($0.int(0)) })
     }
 
-    /// `NAME.conflict-<host>-<time>`, shortened so that it remains a name, and numbered where that is taken.
     private func keepConflict(_ slot: Slot, _ object: ObjectRow) throws(CatalogError) -> SyncStep {
-        var host = [CChar](repeating: 0, count: 65)
-        gethostname(&host, 64)
-        let hostName = String(decoding: host.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-            .prefix(32).map { $0.isLetter || $0.isNumber || $0 == "-" ? String($0) : "-" }.joined()
-        let suffix = ".conflict-\(hostName)-\(row.changed.seconds)"
         var name: FileName?
         var number = 1
         repeat {
-            name = slot.name.appending(number == 1 ? suffix : "\(suffix)-\(number)")
+            name = slot.name.conflictCopy(of: row.changed, number: number)
             number += 1
         } while try name.map { name throws(CatalogError) in try isTaken(name, slot) } ?? false
         guard let name, let parentPath = slot.path.parent else {
@@ -573,19 +566,5 @@ private struct Planner {
     private func isTaken(_ name: FileName, _ slot: Slot) throws(CatalogError) -> Bool {
         if try tables.entry(name, in: slot.parent) != nil { return true }
         return try tables.object(name, below: slot.place) != nil
-    }
-}
-
-extension FileName {
-    /// The name with a suffix; what would make it too long is left out before that.
-    fileprivate func appending(_ suffix: String) -> FileName? {
-        let suffix = Array(suffix.utf8)
-        var stem = bytes.prefix(255 - suffix.count)
-        // Not in the middle of a character.
-        if stem.count < bytes.count {
-            while let last = stem.last, last & 0xC0 == 0x80 { stem.removeLast() }
-            if let last = stem.last, last >= 0xC0 { stem.removeLast() }
-        }
-        return FileName(stem + suffix)
     }
 }

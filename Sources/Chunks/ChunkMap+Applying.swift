@@ -69,15 +69,7 @@ private struct Application {
         case .directory:
             try place(PackedNode(kind: .directory, attributes: member.attributes), at: member.path)
         case .file, .symbolicLink, .fifo, .characterDevice, .blockDevice:
-            var node = PackedNode(kind: member.fileKind!, size: member.size, attributes: member.attributes)
-            node.target = member.target
-            node.version = member.version
-            node.replaces = member.replaces
-            node.recorded = created
-            if let offset = member.offset {
-                node.bytes = PackedBytes(chunk: sequence, offset: offset, size: member.size, md5: member.md5)
-            }
-            try place(node, at: member.path)
+            try place(PackedNode(member, in: sequence, created: created), at: member.path)
         }
     }
 

@@ -53,6 +53,20 @@ struct PackedNode: Hashable, Sendable {
     }
 }
 
+extension PackedNode {
+    /// What a full member of a chunk makes.
+    init(_ member: ChunkMember, in chunk: Int64, created: Timestamp) {
+        self.init(kind: member.fileKind!, size: member.size, attributes: member.attributes)
+        target = member.target
+        version = member.version
+        replaces = member.replaces
+        recorded = created
+        if let offset = member.offset {
+            bytes = PackedBytes(chunk: chunk, offset: offset, size: member.size, md5: member.md5)
+        }
+    }
+}
+
 /// A chunk as the map knows it.
 struct ChunkRecord: Hashable, Sendable {
     var sequence: Int64

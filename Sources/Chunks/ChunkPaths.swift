@@ -62,3 +62,14 @@ extension StorePath {
         return Array(bytes.dropLast(name.count)) + ChunkPaths.whiteoutPrefix + name
     }
 }
+
+extension Version {
+    /// That of the `number`th file that is made or changed by a chunk.
+    init(packed number: Int, in chunk: Int64) { self.init("c\(chunk).\(number)") }
+
+    /// The chunk that it came in; nil: it is not that of a packed file.
+    var chunk: Int64? {
+        guard text.first == "c", let end = text.firstIndex(of: ".") else { return nil }
+        return Int64(text[text.index(after: text.startIndex)..<end])
+    }
+}

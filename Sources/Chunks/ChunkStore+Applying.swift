@@ -5,18 +5,20 @@ import Threading
 /// Changes of one caller, or other work on the chunks, with room for the answers. Written by the one thread that carries
 /// them out while the caller waits.
 final class ChangeRequest: @unchecked Sendable {
-    let changes: [StoreChange]
+    let tasks: [Job.Task]
     var results: [Result<Metadata?, StoreError>] = []
+    /// Why nothing more was done, where a chunk could not be put.
+    var failure: StoreError?
     let work: (() throws(StoreError) -> FreedSpace)?
     var freed: Result<FreedSpace, StoreError>?
 
-    init(_ changes: [StoreChange]) {
-        self.changes = changes
+    init(_ tasks: [Job.Task]) {
+        self.tasks = tasks
         work = nil
     }
 
     init(_ work: @escaping () throws(StoreError) -> FreedSpace) {
-        changes = []
+        tasks = []
         self.work = work
     }
 }
@@ -30,7 +32,13 @@ final class Job {
         case node(DraftNode)
     }
 
-    let change: StoreChange
+    enum Task {
+        case change(StoreChange)
+        /// Takes away the member at a path where a plain object was put: see ``ChunkStore/uncover(_:replacing:_:_:)``.
+        case uncover(StorePath, replacing: Version?)
+    }
+
+    let task: Task
     /// The answer. Before ``isSettled`` it is taken back when the changes are done again.
     var result: Result<Metadata?, StoreError>?
     var outcome = Outcome.nothing
@@ -42,7 +50,7 @@ final class Job {
     /// The body, once it was read.
     var bytes: [UInt8]?
 
-    init(_ change: StoreChange) { self.change = change }
+    init(_ task: Task) { self.task = task }
 
     func settle(_ error: StoreError) {
         result = .failure(error)
@@ -50,12 +58,12 @@ final class Job {
     }
 
     var isWanted: Bool {
-        guard case .put(_, at: _, let options) = change, let isWanted = options.isWanted else { return true }
+        guard case .change(.put(_, at: _, let options)) = task, let isWanted = options.isWanted else { return true }
         return isWanted()
     }
 
     func expectWanted() throws(StoreError) {
-        guard !wasDoneBelow, !isWanted else { return }
+        guard case .change(let change) = task, !isWanted else { return }
         isSettled = true
         throw StoreError(.cancelled, "the upload of '\(change.path)' is no longer wanted", path: change.path)
     }
@@ -64,11 +72,14 @@ final class Job {
 extension ChunkStore {
     /// Carries out what callers have asked for, on one of their threads.
     func perform(_ requests: [ChangeRequest]) {
-        let jobs = requests.flatMap { $0.changes.map { Job($0) } }
+        var jobs = requests.flatMap { request in request.tasks.map { Job($0) } }
+        func uncoverHidden() { jobs += plainPuts.takeHidden().map { Job(.uncover($0, replacing: $1)) } }
+        uncoverHidden()
         var position = 0
         while position < jobs.count {
             do throws(StoreError) {
                 try refreshIfStale()
+                uncoverHidden()
                 position = try pack(jobs, from: position)
             } catch {
                 for job in jobs[position...] where !job.isSettled {
@@ -78,7 +89,13 @@ extension ChunkStore {
                         job.result = .failure(error)
                     }
                 }
+                for request in requests { request.failure = error }
                 break
+            }
+        }
+        for job in jobs {
+            if case .uncover(let path, replacing: let version) = job.task, case .failure = job.result {
+                plainPuts.postpone(path, replacing: version)
             }
         }
         for request in requests {
@@ -87,8 +104,8 @@ extension ChunkStore {
         putSnapshotIfDue()
         position = 0
         for request in requests {
-            request.results = jobs[position..<(position + request.changes.count)].map { $0.result! }
-            position += request.changes.count
+            request.results = jobs[position..<(position + request.tasks.count)].map { $0.result! }
+            position += request.tasks.count
         }
     }
 
@@ -105,7 +122,7 @@ extension ChunkStore {
             var end = start
             while end < jobs.count, draft.move == nil {
                 let job = jobs[end]
-                if draft.touched == 0, case .delete = job.change, !job.isSettled {
+                if draft.touched == 0, case .change(.delete) = job.task, !job.isSettled {
                     try deletePlainRun(jobs[end...], draft: &draft)
                 }
                 if !job.isSettled {
@@ -146,7 +163,7 @@ extension ChunkStore {
         var run: [(job: Job, path: StorePath)] = []
         for job in jobs {
             guard run.count < base.capabilities.deleteBatch, !job.isSettled,
-                case .delete(let path, ifVersion: let version) = job.change,
+                case .change(.delete(let path, ifVersion: let version)) = job.task,
                 !path.isRoot, !path.isInside(ChunkPaths.control), try draft.node(at: path) == nil,
                 let object = try plain.entry(at: path), object.kind != .directory,
                 version == nil || object.version == version
@@ -167,9 +184,7 @@ extension ChunkStore {
 
     private func hasRoom(_ draft: Draft, for job: Job) -> Bool {
         guard draft.touched < Self.mostMembers else { return false }
-        guard case .put(let body, at: _, _) = job.change, body.length <= settings.smallFileLimit ?? -1 else {
-            return true
-        }
+        guard case .change(.put(let body, at: _, _)) = job.task else { return true }
         return draft.bytes + body.length <= settings.maxChunkSize
     }
 
@@ -185,7 +200,7 @@ extension ChunkStore {
             if let chunk, draft.origin == nil || draft.node.defined == 0 { node.recorded = chunk.created }
             job.result = .success(node.metadata)
         }
-        if !job.wasDoneBelow, case .put(let body, at: _, let options) = job.change {
+        if case .change(.put(let body, at: _, let options)) = job.task {
             options.progress?(
                 body.segments.reduce(0) { sum, segment in
                     if case .stored = segment { sum } else { sum + segment.length }
@@ -247,7 +262,7 @@ extension ChunkStore {
             if error.code == .preconditionFailed { return .again }
             throw error
         }
-        for job in jobs where job.result == nil && !job.wasDoneBelow && !job.isWanted { return .again }
+        for job in jobs where job.result == nil && !job.isWanted { return .again }
         guard try put(chunk) else {
             state.withLock { $0.refreshed = nil }
             try refresh()

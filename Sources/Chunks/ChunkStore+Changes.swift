@@ -6,7 +6,14 @@ extension ChunkStore {
     ///
     /// Nothing of the draft is different when it throws, but for directories above the path.
     func carryOut(_ job: Job, on draft: inout Draft) throws(StoreError) {
-        switch job.change {
+        switch job.task {
+        case .uncover(let path, replacing: let version): try uncover(path, replacing: version, job, &draft)
+        case .change(let change): try carryOut(change, job, &draft)
+        }
+    }
+
+    private func carryOut(_ change: StoreChange, _ job: Job, _ draft: inout Draft) throws(StoreError) {
+        switch change {
         case .put(let body, at: let path, let options): try put(body, path, options, job, &draft)
         case .createDirectory(let path, let attributes): try makeDirectory(path, attributes, job, &draft)
         case .setAttributes(let attributes, at: let path, ifVersion: let version):
@@ -18,7 +25,7 @@ extension ChunkStore {
         }
     }
 
-    private func expectUsable(_ path: StorePath) throws(StoreError) {
+    func expectUsable(_ path: StorePath) throws(StoreError) {
         if path.isInside(ChunkPaths.control) {
             throw StoreError(.invalidName, "'\(ChunkPaths.control)' is CloudFusion's own", path: path)
         }
@@ -41,7 +48,7 @@ extension ChunkStore {
         return (packed, object, Overlay(packed: packed?.node, plain: object))
     }
 
-    private func check(_ condition: WriteCondition, _ seen: Overlay, _ path: StorePath) throws(StoreError) {
+    func check(_ condition: WriteCondition, _ seen: Overlay, _ path: StorePath) throws(StoreError) {
         let found = seen.metadata?.version
         switch condition {
         case .always: return
@@ -54,7 +61,7 @@ extension ChunkStore {
     }
 
     /// The condition for the store, of one that holds for what is seen.
-    private func below(_ condition: WriteCondition, _ object: Metadata?) -> WriteCondition {
+    func below(_ condition: WriteCondition, _ object: Metadata?) -> WriteCondition {
         guard condition != .always else { return .always }
         let features = base.capabilities
         if let version = object?.version {
@@ -89,26 +96,11 @@ extension ChunkStore {
         _ body: UploadBody, _ path: StorePath, _ options: PutOptions, _ job: Job, _ draft: inout Draft
     ) throws(StoreError) {
         try expectUsable(path)
-        if path.isRoot { throw StoreError(.isADirectory, "the root of a store is a directory", path: path) }
-        if job.wasDoneBelow {
-            if try draft.node(at: path) != nil { draft.remove(path) }
-            return
-        }
-        let (packed, object, seen) = try look(path, &draft, exactly: options.condition != .always)
+        let (_, object, seen) = try look(path, &draft, exactly: options.condition != .always)
         if seen.metadata?.kind == .directory {
             throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
         }
         try check(options.condition, seen, path)
-        guard let limit = settings.smallFileLimit, body.length <= limit, path.canBePacked, options.kind != .socket
-        else {
-            try draft.expectSettled(path)
-            var below = options
-            below.condition = self.below(options.condition, object)
-            let metadata = try base.put(try withoutMembers(body, &draft), at: path, below)
-            placePlain(metadata, path, job, &draft)
-            if packed != nil { draft.remove(path) }
-            return
-        }
         let bytes: [UInt8]
         do throws(StoreError) {
             if let known = job.bytes { bytes = known } else { bytes = try collect(body, &draft) }
@@ -133,7 +125,9 @@ extension ChunkStore {
             case .file(let descriptor, let offset, let length):
                 all += try readBytes(descriptor, from: offset, length)
             case .stored(let path, let version, let range):
-                if let bytes = try packedBytes(path, version, range, &draft) {
+                let found = try packedBytes(path, version, range) { path throws(StoreError) in try draft.node(at: path)
+                }
+                if let bytes = found {
                     all += bytes
                 } else {
                     let sink = MemorySink(from: range.lowerBound)
@@ -148,35 +142,24 @@ extension ChunkStore {
         return all
     }
 
-    /// A body for the store, which knows nothing of members.
-    private func withoutMembers(
-        _ body: UploadBody, _ draft: inout Draft
-    ) throws(StoreError) -> UploadBody {
-        var segments: [UploadBody.Segment] = []
-        for segment in body.segments {
-            if case .stored(let path, let version, let range) = segment,
-                let bytes = try packedBytes(path, version, range, &draft)
-            {
-                segments.append(.bytes(bytes))
-            } else {
-                segments.append(segment)
-            }
-        }
-        return UploadBody(segments)
-    }
-
     /// A range of a packed file; nil when it is a plain object.
-    private func packedBytes(
-        _ path: StorePath, _ version: Version?, _ range: Range<Int64>, _ draft: inout Draft
+    func packedBytes(
+        _ path: StorePath, _ version: Version?, _ range: Range<Int64>,
+        node: (StorePath) throws(StoreError) -> DraftNode?
     ) throws(StoreError) -> [UInt8]? {
-        let packed = try draft.node(at: path)
+        var packed = try node(path)
         if version == nil || packed?.node.version != version {
-            switch Overlay(packed: packed?.node, plain: try plain.entry(at: path)) {
-            case .nothing: throw Self.notFound(path)
-            case .plain: return nil
-            case .packed where version == nil: break
-            case .packed:
-                throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version!)", path: path)
+            let seen = Overlay(packed: packed?.node, plain: try plain.entry(at: path))
+            if let version, seen.metadata?.version != version, let former = try former(version) {
+                packed = DraftNode(node: former)
+            } else {
+                switch seen {
+                case .nothing: throw Self.notFound(path)
+                case .plain: return nil
+                case .packed where version == nil: break
+                case .packed:
+                    throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version!)", path: path)
+                }
             }
         }
         let bytes = try self.bytes(of: packed!, at: path)

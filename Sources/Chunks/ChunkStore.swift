@@ -72,6 +72,7 @@ package final class ChunkStore: Store {
     let map: MapHolder
     let plain: BaseListings
     let reader: ChunkReader
+    let plainPuts: PlainPuts
     let state: Lock<State>
     private let requests = Gathering<ChangeRequest, Void>()
     private let refreshes = Gathering<Void, StoreError?>()
@@ -84,6 +85,7 @@ package final class ChunkStore: Store {
         self.map = map
         state = Lock(State(isPassive: settings.smallFileLimit == nil && !map.isThere))
         plain = BaseListings(of: base, trust: settings.trust, clock: clock)
+        plainPuts = PlainPuts(clock: clock)
         reader = ChunkReader(of: base, folder: settings.folder, room: settings.readRoom)
     }
 
@@ -94,7 +96,7 @@ package final class ChunkStore: Store {
         // Of two machines that replace a version one may not win by the store's own condition alone.
         if !own.contains(.conditionalCreate) { capabilities.features.subtract(.conditionalReplace) }
         guard let limit = settings.smallFileLimit else { return capabilities }
-        capabilities.features.insert(.emptyDirectories)
+        capabilities.features.formUnion([.emptyDirectories, .formerVersions])
         capabilities.batch = ChangeBatch(changes: 4_000, bytes: settings.maxChunkSize, largestBody: limit)
         capabilities.deleteBatch = max(own.deleteBatch, 4_000)
         return capabilities
@@ -110,7 +112,7 @@ package final class ChunkStore: Store {
     var isPassive: Bool { state.withLock { $0.isPassive } }
 
     package func metadata(of path: StorePath) throws(StoreError) -> Metadata {
-        try refreshIfStale()
+        try lookForNews()
         if isPassive { return try base.metadata(of: path) }
         try expectLegal(path)
         if path.isRoot { return try base.metadata(of: path) }
@@ -130,11 +132,15 @@ package final class ChunkStore: Store {
         if request.version == nil || packed?.version != request.version {
             try refreshIfStale()
             packed = try map.use { map throws(ChunkMapError) in try map.node(at: path) }
-            let object = try plain.metadata(of: path)
-            switch Overlay(packed: packed, plain: object) {
-            case .nothing: throw Self.notFound(path)
-            case .plain: return try base.read(path, request, into: sink)
-            case .packed: break
+            let seen = Overlay(packed: packed, plain: try plain.metadata(of: path))
+            if let version = request.version, seen.metadata?.version != version, let former = try former(version) {
+                packed = former
+            } else {
+                switch seen {
+                case .nothing: throw Self.notFound(path)
+                case .plain: return try base.read(path, request, into: sink)
+                case .packed: break
+                }
             }
         }
         guard let packed, packed.kind != .directory else {
@@ -155,7 +161,9 @@ package final class ChunkStore: Store {
     }
 
     package func put(_ body: UploadBody, at path: StorePath, _ options: PutOptions) throws(StoreError) -> Metadata {
-        try applyOne(.put(body, at: path, options))!
+        if isPassive { return try base.put(body, at: path, options) }
+        if isPlain(body, path, options) { return try putPlain(body, at: path, options) }
+        return try applyOne(.put(body, at: path, options))!
     }
 
     package func setAttributes(_ attributes: Attributes, at path: StorePath, ifVersion version: Version?)
@@ -188,9 +196,25 @@ package final class ChunkStore: Store {
     package func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] {
         guard !changes.isEmpty else { return [] }
         if isPassive { return base.apply(changes) }
-        let request = ChangeRequest(changes)
-        perform(request)
-        return request.results
+        var results: [Result<Metadata?, StoreError>] = []
+        var rest = changes[...]
+        while let change = rest.first {
+            if case .put(let body, at: let path, let options) = change, isPlain(body, path, options) {
+                results.append(Result { () throws(StoreError) in try putPlain(body, at: path, options) })
+                rest.removeFirst()
+                continue
+            }
+            let packed = rest.prefix {
+                if case .put(let body, at: let path, let options) = $0 { !isPlain(body, path, options) } else { true }
+            }
+            let request = ChangeRequest(packed.map { .change($0) })
+            perform(request)
+            results += request.results
+            rest = rest.dropFirst(packed.count)
+            // A later change may take away what an earlier one was to keep.
+            if let failure = request.failure { return results + rest.map { _ in .failure(failure) } }
+        }
+        return results
     }
 
     /// Waits until it is done, alone or together with what others ask for at the same time.
@@ -275,7 +299,7 @@ extension ChunkStore {
     /// First comes what the store itself lists, then what is in chunks only. A cursor tells which of the two it goes on
     /// with, the names that were shown and are in chunks too, and where.
     package func list(_ directory: StorePath, after cursor: ListCursor?) throws(StoreError) -> ListPage {
-        if cursor == nil { try refreshIfStale() } else { try expectOpen() }
+        if cursor == nil { try lookForNews() } else { try expectOpen() }
         if isPassive { return try base.list(directory, after: cursor) }
         try expectLegal(directory)
         var place = try ListPlace(cursor)
@@ -380,6 +404,24 @@ extension ChunkStore {
         if path.isInside(ChunkPaths.control) { throw Self.notFound(path) }
     }
 
+    /// A file as it was in a version that nothing has any more, as long as the chunk is there in which it came: one that
+    /// others have replaced or removed is still whole for those who had moved it before, or are reading it.
+    func former(_ version: Version) throws(StoreError) -> PackedNode? {
+        guard let sequence = version.chunk else { return nil }
+        let (isKnown, volume) = try map.use { map throws(ChunkMapError) in
+            (try map.chunk(sequence) != nil, try map.volume)
+        }
+        guard isKnown, let volume else { return nil }
+        do throws(StoreError) {
+            let index = try readHead(sequence, of: volume).index
+            return index.members.first { $0.version == version && $0.kind == .file }
+                .map { PackedNode($0, in: sequence, created: index.created) }
+        } catch {
+            guard error.code == .notFound else { throw error }
+            return nil
+        }
+    }
+
     /// All bytes of a packed file, from where they lie now.
     func contents(of node: PackedNode, at path: StorePath) throws(StoreError) -> (PackedNode, [UInt8]) {
         if let target = node.target { return (node, target) }
@@ -469,6 +511,7 @@ extension ChunkStore {
             $0.refreshed = begun
             $0.known = (begun, now)
         }
+        plainPuts.newsWereTaken()
     }
 
     /// - Returns: Whether there was another chunk.
@@ -497,6 +540,7 @@ extension ChunkStore {
             guard try map.applied + 1 == head.index.sequence else { return }
             try map.apply(head, now: clock.calendar)
         }
+        plainPuts.compare(with: head.index)
     }
 
     /// The chunks that are on the store, by number.

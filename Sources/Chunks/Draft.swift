@@ -68,7 +68,7 @@ struct Draft {
 
     mutating func newVersion() -> Version {
         versions += 1
-        return Version("c\(sequence).\(versions)")
+        return Version(packed: versions, in: sequence)
     }
 
     mutating func set(_ node: DraftNode, at path: StorePath) {

@@ -4,7 +4,8 @@ import Threading
 public struct ReadRequest: Sendable {
     /// Half-open, in bytes; nil means all. A range that begins at or behind the end gives no bytes.
     public var range: Range<Int64>?
-    /// When given, any other version is ``StoreError/Code/preconditionFailed``: never a mixture of two versions.
+    /// When given, it is this version that is read, or ``StoreError/Code/preconditionFailed`` where the store has another
+    /// one now, and this one no more: never a mixture of two versions.
     public var version: Version?
     public init(range: Range<Int64>? = nil, version: Version? = nil) {
         self.range = range

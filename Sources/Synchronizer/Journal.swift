@@ -29,6 +29,7 @@ package protocol Journal: Sendable {
     func moved(_ plan: MovePlan, as metadata: Metadata?) throws(CatalogError)
     func moveWasNotDone(_ plan: MovePlan) throws(CatalogError)
     func deleted(_ plans: [DeletePlan]) throws(CatalogError)
+    func removeIfLost(_ inode: InodeID) throws(CatalogError) -> [NamespaceChange]
     func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
     func foundOnStore(_ metadata: Metadata?, at path: StorePath, by item: PendingID) throws(CatalogError)
         -> [NamespaceChange]

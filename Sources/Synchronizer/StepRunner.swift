@@ -401,11 +401,25 @@ struct StepRunner: Sendable {
         try expectSource(of: inode, after: error)
     }
 
+    /// Removes a file whose bytes nothing has any more, and of which none were written here.
+    ///
     /// - Throws: `.contentLost` when the object from which `error` says that it cannot be read is not what the file's
-    ///   bytes were in.
+    ///   bytes were in, and some were written here.
     func expectSource(of inode: InodeID, after error: StoreError) throws(StoreError) {
         let isLost = try catalog { () throws(CatalogError) in try journal.content(of: inode)?.isLost ?? false }
         guard isLost else { return }
+        let changes = try catalog { () throws(CatalogError) in try journal.removeIfLost(inode) }
+        if case .entry(_, let name, _)? = changes.first {
+            onChange(changes)
+            statistics.add(.conflicts)
+            statistics.report(
+                kind: "conflict",
+                message:
+                    "'\(name)' was renamed or changed here, but somebody else had removed or replaced it on the store: "
+                    + error.message,
+                advice: "It is gone here too; nothing of it was written here.")
+            return
+        }
         throw StoreError(
             .contentLost,
             "somebody else has replaced or removed the object with the rest of the file's bytes: \(error.message)",

@@ -279,7 +279,7 @@ struct ChunkStoreTests {
         try Self.succeed(
             store.apply(
                 paths.enumerated().map { number, path in
-                    .put(UploadBody(pattern(number % 20 < 10 ? 50 : 500)), at: path, PutOptions())
+                    .put(UploadBody(pattern(number < 20 ? 50 : 500)), at: path, PutOptions())
                 }))
         let deletions = rig.faulty.calls(.delete)
         #expect(store.delete(paths + [Self.path("d")]).allSatisfy { $0 == nil })
@@ -409,6 +409,96 @@ struct ChunkStoreTests {
             #expect(try Self.tree(rig.machine()) == Self.tree(slow))
             if theirs == b { #expect(try slow.contents(of: a) == [1]) }
         }
+    }
+
+    @Test("a file that others have replaced or removed is still whole for those who know its version")
+    func formerVersions() throws {
+        let rig = Rig()
+        let (machine, other) = (try rig.machine(), try rig.machine(trust: .seconds(60)))
+        let (a, b) = (Self.path("a"), Self.path("d/b"))
+        let versions = try [a, b].map { try machine.write(Array("\($0)".utf8), at: $0).version! }
+        rig.clock.advance(by: .seconds(61))
+        #expect(try other.names(in: .root) == ["a", "d"])
+        try machine.write([2], at: a)
+        try machine.delete(b)
+        try machine.delete(Self.path("d"))
+        for store in [machine, other, try rig.machine()] {
+            for (path, version) in zip([a, b], versions) {
+                #expect(try store.contents(of: path, version: version) == Array("\(path)".utf8))
+            }
+        }
+        let moved = UploadBody([.stored(path: b, version: versions[1], range: 0..<3)])
+        _ = try other.put(moved, at: Self.path("moved"), PutOptions())
+        #expect(try machine.contents(of: Self.path("moved")) == Array("d/b".utf8))
+        // Not what never was, nor from a chunk that is not there.
+        for version in ["c1.77", "c77.1", "c.1", "c1", "other"] {
+            #expect { try machine.contents(of: a, version: Version(version)) } throws: {
+                ($0 as? StoreError)?.code == .preconditionFailed
+            }
+            #expect { try machine.contents(of: b, version: Version(version)) } throws: {
+                ($0 as? StoreError)?.code == .notFound
+            }
+        }
+    }
+
+    @Test("a small and a large file that two machines put at one path without knowing of each other are both kept")
+    func hiddenByOthers() throws {
+        let large = pattern(5_000)
+        for isSmallFirst in [true, false] {
+            let rig = Rig()
+            let packer = try rig.machine(limit: 1_000, trust: .seconds(60))
+            let other = try rig.machine(limit: 1_000, trust: .seconds(60))
+            let path = Self.path("d/a")
+            // Both know that nothing is there.
+            for machine in [packer, other] { #expect(try machine.names(in: .root) == []) }
+            let puts = [
+                { try packer.write([1, 2], at: path, PutOptions(condition: .ifAbsent)) },
+                { try other.write(large, at: path, PutOptions(condition: .ifAbsent)) },
+            ]
+            for put in isSmallFirst ? puts : puts.reversed() { _ = try put() }
+            rig.clock.advance(by: .seconds(61))
+            _ = try other.names(in: .root)
+            for machine in [other, packer, try rig.machine(limit: 1_000)] {
+                let files = try Self.tree(machine).values.filter { $0[0] == "file" }.map { $0[1] }
+                #expect(Set(files) == ["\(large)", "[1, 2]"])
+                #expect(try machine.contents(of: path) == large)
+            }
+            // It is kept once.
+            rig.clock.advance(by: .seconds(61))
+            _ = try other.names(in: .root)
+            #expect(try other.names(in: path.parent!).count == 2)
+        }
+    }
+
+    @Test("a file that takes the place of a packed one is no conflict, also when the chunk comes late that says so")
+    func replacedOnPurpose() throws {
+        let rig = Rig()
+        let machine = try rig.machine(limit: 1_000)
+        let path = Self.path("d/a")
+        let small = try machine.write([1], at: path)
+        rig.faulty.inject(.fail(StoreError(.unavailable, "no")), on: .put, below: ChunkPaths.control)
+        try machine.write(pattern(5_000), at: path, PutOptions(condition: .ifVersion(small.version!)))
+        rig.faulty.heal()
+        for _ in 0..<2 { #expect(try machine.names(in: path.parent!) == ["a"]) }
+        try machine.write([3], at: Self.path("d/b"))
+        try machine.delete(path)
+        #expect(try machine.names(in: path.parent!) == ["b"])
+        #expect(try Self.tree(rig.machine()) == Self.tree(machine))
+    }
+
+    @Test("small files are packed while a large one is on its way")
+    func largeOnItsWay() throws {
+        let rig = Rig()
+        let machine = try rig.machine(limit: 1_000)
+        let gate = Gate()
+        rig.faulty.inject(.wait(gate), on: .put, below: Self.path("large"))
+        let upload = WorkerThread(name: "large") { _ = try? machine.write(pattern(5_000), at: Self.path("large/a")) }
+        #expect(gate.waitForCallers(1))
+        try machine.write([1], at: Self.path("small"))
+        #expect(try machine.names(in: .root) == ["small"])
+        gate.open()
+        upload.join()
+        #expect(try machine.names(in: .root) == ["large", "small"])
     }
 
     @Test("within the time of trust no machine asks for news, afterwards it sees what others did")
