@@ -55,6 +55,8 @@ public struct StoreSettings: Sendable {
 public struct StoreDescriptor: Sendable {
     /// As in `name = s3` and `s3://bucket/path`.
     public var scheme: String
+    /// Other schemes, and values of `name`, that mean this kind of store, in lower case.
+    public var otherSchemes: [String]
     public var summary: String
     public var options: [StoreOption]
     /// Makes a store without any request to it: ``Store/connect()`` comes later. Its requests, how long they take and
@@ -63,20 +65,34 @@ public struct StoreDescriptor: Sendable {
     /// What tells two stores of this kind apart (endpoint, bucket, prefix), without credentials: a cache belongs
     /// to one identity.
     public var identity: @Sendable (StoreSettings) -> String
-    /// Turns what follows `scheme://` into settings; nil when it makes no sense.
-    public var settingsFromURL: @Sendable (_ rest: String) -> [String: String]?
+    /// Turns a URL, the scheme in lower case and what follows `scheme://`, into settings; nil when it makes no sense.
+    public var settingsFromURL: @Sendable (_ scheme: String, _ rest: String) -> [String: String]?
 
+    /// A kind of store with several schemes, which say different things.
     public init(
-        scheme: String, summary: String, options: [StoreOption],
+        scheme: String, otherSchemes: [String], summary: String, options: [StoreOption],
         identity: @escaping @Sendable (StoreSettings) -> String,
-        settingsFromURL: @escaping @Sendable (String) -> [String: String]?,
+        settingsFromURL: @escaping @Sendable (_ scheme: String, _ rest: String) -> [String: String]?,
         make: @escaping @Sendable (StoreSettings, Statistics) throws(StoreError) -> any Store
     ) {
         self.scheme = scheme
+        self.otherSchemes = otherSchemes
         self.summary = summary
         self.options = options
         self.identity = identity
         self.settingsFromURL = settingsFromURL
         self.make = make
+    }
+
+    /// A kind of store with one scheme.
+    public init(
+        scheme: String, summary: String, options: [StoreOption],
+        identity: @escaping @Sendable (StoreSettings) -> String,
+        settingsFromURL: @escaping @Sendable (_ rest: String) -> [String: String]?,
+        make: @escaping @Sendable (StoreSettings, Statistics) throws(StoreError) -> any Store
+    ) {
+        self.init(
+            scheme: scheme, otherSchemes: [], summary: summary, options: options, identity: identity,
+            settingsFromURL: { settingsFromURL($1) }, make: make)
     }
 }

@@ -150,7 +150,7 @@ private func assignments(_ url: String, _ schema: SettingsSchema) throws -> [Set
         let known = schema.descriptors.map { "\($0.scheme)://" }.joined(separator: ", ")
         throw failure("there is no store for '\(url)'; the known kinds are \(known).", isUsage: true)
     }
-    guard let settings = descriptor.settingsFromURL(String(parts[1].dropFirst(2))) else {
+    guard let settings = descriptor.settingsFromURL(scheme.lowercased(), String(parts[1].dropFirst(2))) else {
         throw failure("'\(url)' does not name a place on a store of the kind \(descriptor.scheme).", isUsage: true)
     }
     return [SettingAssignment(key: "name", value: descriptor.scheme, source: url)]

@@ -82,7 +82,7 @@ struct ControlFuzzTests {
                 return "control characters in \(problem.message.debugDescription)"
             }
             if parsed.options.fileMode > 0o7777 || parsed.options.directoryMode > 0o7777 { return "a mode" }
-            for descriptor in parser.schema.descriptors { _ = descriptor.settingsFromURL(text) }
+            for descriptor in parser.schema.descriptors { _ = descriptor.settingsFromURL(descriptor.scheme, text) }
             let words = text.split(separator: " ").map(String.init)
             return CommandWords.ordered(words).count > 2 * words.count + 1 ? "words came from nowhere" : nil
         }

@@ -116,6 +116,47 @@ struct ServerFuzzTests {
         }
     }
 
+    @Test("folders of WebDAV have legal names, and no size below zero")
+    func folders() throws {
+        let words = [
+            "<D:response><D:href>/dav/../x</D:href></D:response>", "<D:getcontentlength>-5</D:getcontentlength>",
+            "%2F", "%2E%2E", "%00", "HTTP/1.1 200 OK", "/dav//", "mode=040755", "tag=3-66",
+        ]
+        try Fuzzer("multistatus", words: words).run { input, _ in
+            do {
+                var response = answer(input)
+                response.status = 207
+                let store = try WebDAVStore(
+                    StoreSettings(["url": "https://h/dav", "user": "u", "password": secret]),
+                    statistics: Statistics(), transport: Echo(response))
+                for entry in try store.list(.root, after: nil).entries {
+                    if entry.metadata.size < 0 { return "'\(entry.name)' has \(entry.metadata.size) bytes" }
+                    if entry.name.description == ".cloudfusion" { return "what is the program's own is shown" }
+                }
+                _ = try store.metadata(of: StorePath("f")!)
+                let usage = try store.spaceUsage()
+                for value in [usage.total, usage.used, usage.free] where (value ?? 0) < 0 { return "\(usage)" }
+            } catch { return complaint(error) }
+            return nil
+        }
+    }
+
+    @Test("what a server asks for as credentials makes no header that is none, and tells no password")
+    func challenges() throws {
+        try Fuzzer("challenges", words: ["Digest ", "Basic ", "nonce=\"", "realm=", "\\", "qop=auth", "-sess"]).run {
+            input, _ in
+            let header = String(decoding: input, as: UTF8.self)
+            let credentials = WebAuthentication(
+                user: "u", password: secret, token: nil, home: WebURL("https://h/")!)
+            credentials.note(HTTPResponse(status: 401, headers: [("WWW-Authenticate", header)]))
+            var request = HTTPRequest("GET", "https://h/x", counter: .requestsGet, operation: .storeGet)
+            do { try credentials.sign(&request, at: Timestamp(seconds: 0)) } catch { return complaint(error) }
+            guard let answer = request["Authorization"] else { return nil }
+            if answer.contains(secret) { return "the password is in \(answer)" }
+            return answer.hasPrefix("Digest ") || answer.hasPrefix("Basic ") ? nil : answer
+        }
+    }
+
     @Test("what is told and read of an object makes sense")
     func objects() throws {
         let words = [

@@ -10,11 +10,13 @@ extension StoreFixture {
     static let all: [StoreFixture] =
         [.memory, .flatMemory, .faultyMemory, .local("local disk", in: "/var/tmp")]
         + (isTmpfsUsable ? [.local("local tmpfs", in: "/dev/shm")] : []) + servers.compactMap(s3)
+        + webdavServers.compactMap(webdav)
 
     /// Kinds of stores that cannot be tried here, each with the reason.
     static let missing: [(name: String, reason: String)] =
         (isTmpfsUsable ? [] : [("local tmpfs", "/dev/shm keeps no extended attributes (they came with Linux 6.6)")])
         + servers.filter { s3($0) == nil }.map { ("s3 on \($0.name)", "\($0.variable) is not set") }
+        + webdavServers.filter { webdav($0) == nil }.map { ("webdav on \($0.name)", "\($0.variable) is not set") }
 
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
@@ -98,6 +100,62 @@ extension StoreFixture {
                 "bucket_name": words[4], "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
             ])
             return (try StoreDescriptor.s3.make(settings, Statistics()), {})
+        }
+    }
+}
+
+/// A WebDAV server that the project's test runner may have started.
+struct WebDAVServer {
+    let name: String
+    /// What is lacking of ``StoreFixture/webdavFeatures``.
+    var lacks: StoreCapabilities.Features = []
+    var deviations: [String: String] = [:]
+    /// Set by the test runner to "url user password folder".
+    var variable: String { "CLOUDFUSION_TEST_WEBDAV_\(name.uppercased())" }
+
+    /// - Returns: nil when the server was not started.
+    var settings: [String: String]? {
+        guard let value = getenv(variable) else { return nil }
+        let words = String(cString: value).split(separator: " ").map(String.init)
+        guard words.count == 4 else { return nil }
+        return ["url": words[0], "user": words[1], "password": words[2]]
+    }
+}
+
+extension StoreFixture {
+    static let webdavServers = [
+        // Apache's mod_dav loses locks that are taken at the same time, and tells no quota.
+        WebDAVServer(name: "httpd", lacks: [.conditionalCreate, .conditionalReplace, .spaceUsage]),
+        WebDAVServer(
+            name: "wsgidav",
+            deviations: ["a name with the marks of a URL is kept": "WsgiDAV cuts the destination of a MOVE at '?'"]),
+        // Says that it keeps properties, and does not.
+        WebDAVServer(
+            name: "rclone",
+            lacks: [.attributes, .extendedAttributes, .attributesInListing, .specialFiles, .spaceUsage],
+            deviations: [
+                "two spellings of one character are two names":
+                    "rclone serve takes the composed and the decomposed form of a character for one"
+            ]),
+    ]
+
+    static let webdavFeatures: StoreCapabilities.Features = [
+        .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .directoryMove, .attributes,
+        .extendedAttributes, .attributesInListing, .specialFiles, .realDirectories, .spaceUsage, .caseSensitive,
+        .consistentListing, .emptyDirectories,
+    ]
+
+    /// A folder of its own on the server.
+    static func webdav(_ server: WebDAVServer) -> StoreFixture? {
+        guard let settings = server.settings else { return nil }
+        let (name, features) = ("webdav on \(server.name)", webdavFeatures.subtracting(server.lacks))
+        return StoreFixture(name, features: features, deviations: server.deviations) {
+            let folder = "fixture-\(UInt64.random(in: 0...UInt64.max))"
+            let root = try StoreDescriptor.webdav.make(StoreSettings(settings), Statistics())
+            defer { root.shutdown() }
+            try root.createDirectory(at: StorePath(folder)!, Attributes())
+            let own = settings.merging(["url": settings["url"]! + "/" + folder]) { $1 }
+            return (try StoreDescriptor.webdav.make(try StoreDescriptor.webdav.settings(from: own), Statistics()), {})
         }
     }
 }

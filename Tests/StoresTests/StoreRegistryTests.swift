@@ -18,7 +18,7 @@ struct StoreRegistryTests {
         let local = StoreDescriptor.local
         let settings = try local.settings(from: ["directory": "/srv//files/./"])
         #expect(local.identity(settings) == "/srv/files")
-        #expect(local.settingsFromURL("/srv/files") == ["path": "/srv/files"])
-        #expect(local.settingsFromURL("srv") == nil)
+        #expect(local.settingsFromURL("local", "/srv/files") == ["path": "/srv/files"])
+        #expect(local.settingsFromURL("local", "srv") == nil)
     }
 }

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from harness import S3, Folder, Local, Mount, mounts_below  # noqa: E402
+from harness import S3, Folder, Local, Mount, WebDAV, mounts_below  # noqa: E402
 from rigs.network import Network  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -64,6 +64,17 @@ def s3_bucket(name):
     if server is None:
         pytest.skip(f"CLOUDFUSION_TEST_S3_{name.upper()} is not set; make test starts the server")
     return server.below(f"t-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def webdav_server():
+    """`webdav_server(name)`: a folder of the test's own on one of the servers."""
+    def make(name):
+        server = WebDAV.from_environment(name)
+        if server is None:
+            pytest.skip(f"CLOUDFUSION_TEST_WEBDAV_{name.upper()} is not set; make test starts the server")
+        return server.below(f"t-{uuid.uuid4().hex[:12]}")
+    return make
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import signal
 import stat
 import subprocess
 import time
+import urllib.parse
 
 from rigs.processes import start_time, wait_until
 
@@ -164,6 +165,57 @@ class Local:
 
     def delete(self, name):
         (self.path / name).unlink()
+
+
+@dataclasses.dataclass(frozen=True)
+class WebDAV:
+    """A folder on one of the WebDAV servers that belongs to one test. It is looked at where the server has its files."""
+
+    name: str
+    endpoint: str
+    user: str
+    password: str
+    files: pathlib.Path
+    folder: str = ""
+
+    @classmethod
+    def from_environment(cls, name):
+        """The server that `python3 -m rigs start` has announced; None if it has not."""
+        value = os.environ.get(f"CLOUDFUSION_TEST_WEBDAV_{name.upper()}")
+        if value is None:
+            return None
+        endpoint, user, password, files = value.split()
+        return cls(name, endpoint, user, password, pathlib.Path(files))
+
+    def below(self, folder):
+        """A new folder. The server makes it, so that it is the server's."""
+        run("curl", "--silent", "--show-error", "--fail", "--anyauth", "--user", f"{self.user}:{self.password}",
+            "--request", "MKCOL", f"{self.endpoint}/{folder}/")
+        return dataclasses.replace(self, folder=folder)
+
+    def through(self, endpoint):
+        path = urllib.parse.urlsplit(self.endpoint).path
+        return dataclasses.replace(self, endpoint=endpoint + path)
+
+    @property
+    def url(self):
+        return f"{self.endpoint}/{self.folder}"
+
+    @property
+    def auth(self):
+        return {"url": self.url, "user": self.user, "password": self.password}
+
+    store = {"name": "webdav"}
+
+    def names(self):
+        """Every file with its size, but what the program and the server keep for themselves."""
+        root = self.files / self.folder
+        own = {".cloudfusion", ".DAV"}
+        return {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*")
+                if path.is_file() and not own & set(path.relative_to(root).parts)}
+
+    def read(self, name):
+        return (self.files / self.folder / name).read_bytes()
 
 
 # MARK: mounts

@@ -2,6 +2,7 @@
 
 start prints one line per server, ready for `eval` or `env`:
     CLOUDFUSION_TEST_S3_RADOSGW="http://127.0.0.1:41233 us-east-1 KEY SECRET BUCKET"
+    CLOUDFUSION_TEST_WEBDAV_HTTPD="http://127.0.0.1:41234/dav USER PASSWORD FOLDER"
 and nothing for those that are not installed, which standard error says. Exit status 1 if one did not start.
 """
 
@@ -10,7 +11,10 @@ import pathlib
 import sys
 
 from rigs.processes import RigError
-from rigs.servers import SERVERS
+from rigs.servers import S3_SERVERS
+from rigs.web import Httpd, RcloneWebDAV, WsgiDAV
+
+SERVERS = {server.name: server for server in (*S3_SERVERS, Httpd, WsgiDAV, RcloneWebDAV)}
 
 
 def main():
@@ -29,9 +33,8 @@ def main():
         server = SERVERS[name](arguments.state / name)
         try:
             if arguments.action == "start":
-                values = server.start()
-                line = " ".join(values[field] for field in ("endpoint", "region", "key", "secret", "bucket"))
-                print(f'CLOUDFUSION_TEST_S3_{name.upper()}="{line}"', flush=True)
+                server.start()
+                print(server.announcement, flush=True)
             elif arguments.action == "stop":
                 server.stop()
             else:

@@ -59,6 +59,12 @@ class S3Server:
     def settings(self):
         return json.loads(self.settings_file.read_text())
 
+    @property
+    def announcement(self):
+        """The line for the environment of the tests."""
+        line = " ".join(self.settings[field] for field in ("endpoint", "region", "key", "secret", "bucket"))
+        return f'CLOUDFUSION_TEST_S3_{self.name.upper()}="{line}"'
+
     def stop(self):
         self.processes.stop()
         self.settings_file.unlink(missing_ok=True)
@@ -362,4 +368,4 @@ class Rclone(S3Server):
         return port
 
 
-SERVERS = {server.name: server for server in (RadosGateway, OpenStackSwift, Moto, Rclone)}
+S3_SERVERS = (RadosGateway, OpenStackSwift, Moto, Rclone)

@@ -108,7 +108,7 @@ package struct SettingsSchema: Sendable {
 
     package func descriptor(named name: String) -> StoreDescriptor? {
         let name = name.lowercased()
-        return descriptors.first { $0.scheme == name }
+        return descriptors.first { $0.scheme == name || $0.otherSchemes.contains(name) }
             ?? Self.otherNames[name].flatMap { other in descriptors.first { $0.scheme == other } }
     }
 

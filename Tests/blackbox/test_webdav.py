@@ -1,0 +1,96 @@
+"""Mounts of WebDAV servers, which differ more than their headers tell."""
+
+import os
+import random
+import stat
+
+import pytest
+from harness import SECRET, describe, differences, run
+
+SERVERS = ["httpd", "wsgidav", "rclone"]
+
+
+def make_tree(root):
+    """Folders in folders, small and large files, an empty folder, odd names, links, modes and times."""
+    root.mkdir()
+    for index in range(40):
+        path = root / f"d{index % 5}" / f"s{index % 3}" / f"f{index:02}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(index).randbytes([0, 1, 3000, 70_000][index % 4]))
+        path.chmod([0o644, 0o600, 0o755][index % 3])
+        os.utime(path, ns=(index * 10**9, 1_500_000_000_123_456_789 + index))
+    (root / "large").write_bytes(random.Random(99).randbytes(20_000_000))
+    (root / "empty").mkdir()
+    for name in ("ü ß 日本", "a+b & c%20", "two\nlines", "'q' \"d\"", "x" * 240):
+        (root / name).write_bytes(name.encode())
+    (root / "link").symlink_to("d1/s1")
+    return root
+
+
+def kept(tree, keeps_attributes):
+    """What of a tree has to come back. Folders have the times of when they were filled; rclone keeps bytes and names."""
+    result = {}
+    for path, facts in tree.items():
+        facts = dict(facts)
+        if stat.S_ISDIR(facts["kind"]):
+            facts.pop("time")
+        if not keeps_attributes:
+            if path.endswith(b"link"):           # becomes a file with the link's target in it
+                continue
+            facts = {name: facts[name] for name in ("kind", "content")}
+        result[path] = facts
+    return result
+
+
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("kind", ["object", "chunk"])
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_tree_comes_back_from_the_server(name, kind, webdav_server, mounts, folder):
+    store = webdav_server(name)
+    source = make_tree(folder / "source")
+    keeps = kind == "chunk" or name != "rclone"
+    mount = mounts(store, cache=0, type=kind).start()
+    run("cp", "-a", source, mount.data / "tree", timeout=120)
+    mount.sync(timeout=240)
+    mount.stop(timeout=120)
+    assert store.read("tree/large") == (source / "large").read_bytes()
+    if kind == "object":
+        plain = [path for path in source.rglob("*") if path.is_file() and not path.is_symlink()]
+        assert {f"tree/{path.relative_to(source)}" for path in plain if "\n" not in path.name} <= set(store.names())
+
+    cold = mounts(store, cache=0, type=kind).start()
+    print((cold.stats / "errors").read_text())
+    assert differences(kept(describe(source), keeps), kept(describe(cold.data / "tree"), keeps)) == []
+    # And it can be worked with: replaced, renamed, removed.
+    (cold.data / "tree" / "large").write_bytes(b"replaced")
+    os.rename(cold.data / "tree" / "d1", cold.data / "tree" / "renamed")
+    (cold.data / "tree" / "empty").rmdir()
+    cold.sync(timeout=240)
+    expected = kept(describe(cold.data / "tree"), keeps)
+    cold.stop(timeout=120)
+    again = mounts(store, cache=0, type=kind).start()
+    assert differences(expected, kept(describe(again.data / "tree"), keeps)) == []
+    again.stop()
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_what_is_wrong_is_told_in_one_sentence(name, webdav_server, mounts, binary):
+    store = webdav_server(name)
+    for change, words in (({"password": SECRET}, "check user and password"),
+                          ({"url": f"{store.endpoint}/there-is-none"}, "check url"),
+                          ({"url": "http://127.0.0.1:1/"}, "127.0.0.1:1")):
+        mount = mounts(store)
+        settings = {**store.auth, **change}
+        auth = "\n".join(f"{key} = {value}" for key, value in settings.items())
+        mount.write_config(f"[auth]\n{auth}\n[store]\nname = webdav\ncache_dir = {mount.cache}\n")
+        said = mount.fail(timeout=60)
+        assert words in said and SECRET not in said and store.password not in said, said
+
+
+def test_the_other_names_of_the_store_are_understood_and_passwords_in_urls_refused(webdav_server, binary, mounts):
+    store = webdav_server("httpd")
+    mount = mounts(store)
+    mount.write_config(f"[store]\nname = dav\n[auth]\nurl = {store.url}\nuser = anna\n")
+    run(binary, "check-config", mount.config_file)
+    done = run(binary, "dav://anna:pw@host/x", mount.point, check=False)
+    assert done.returncode == 2 and "does not name a place" in done.stderr
