@@ -18,11 +18,10 @@ extension WebDAVStore {
             throw StoreError(.notFound, "'\(path)' does not exist on the server", path: path)
         }
         try expect(request.version, metadata, path)
-        // Who writes in place may have done so while this was read.
-        if !traits.putsWhole {
-            guard let after = try find(path), after.version == metadata.version else {
-                throw S3Store.changed(path, metadata.version?.text)
-            }
+        // Who writes in place may have done so while this was read; and Apache looks at a file before it opens it, so that
+        // it can send the new bytes with the entity tag and the length of the old ones.
+        guard let after = try find(path), after.version == metadata.version else {
+            throw S3Store.changed(path, metadata.version?.text)
         }
         return metadata
     }
