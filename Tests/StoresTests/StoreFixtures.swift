@@ -132,7 +132,7 @@ extension StoreFixture {
         // Says that it keeps properties, and does not.
         WebDAVServer(
             name: "rclone",
-            lacks: [.attributes, .extendedAttributes, .attributesInListing, .specialFiles, .spaceUsage],
+            lacks: [.attributes, .extendedAttributes, .attributesInListing, .specialFiles, .changeTimes, .spaceUsage],
             deviations: [
                 "two spellings of one character are two names":
                     "rclone serve takes the composed and the decomposed form of a character for one"
@@ -141,7 +141,8 @@ extension StoreFixture {
 
     static let webdavFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .directoryMove, .attributes,
-        .extendedAttributes, .attributesInListing, .specialFiles, .realDirectories, .spaceUsage, .caseSensitive,
+        .extendedAttributes, .attributesInListing, .specialFiles, .changeTimes, .realDirectories, .spaceUsage,
+        .caseSensitive,
         .consistentListing, .emptyDirectories,
     ]
 

@@ -141,7 +141,7 @@ extension WebDAVStore {
             }
             guard kept ?? false else { return store.setTraits(traits) }
             traits.keepsProperties = true
-            features.formUnion([.attributes, .extendedAttributes, .attributesInListing, .specialFiles])
+            features.formUnion([.attributes, .extendedAttributes, .attributesInListing, .specialFiles, .changeTimes])
         }
 
         private mutating func tryCopying() throws(StoreError) {
