@@ -46,15 +46,15 @@ struct FormatFuzzTests {
     func times() throws {
         try Fuzzer("times", words: ["GMT", "Z", "+14:00", "-99:99", "Feb", "T", "."]).run { input, random in
             let text = String(decoding: input, as: UTF8.self)
-            for time in [Timestamp(httpDate: text), Timestamp(iso8601: text), S3Metadata.parseTime(text)] {
+            for time in [Timestamp(httpDate: text), Timestamp(iso8601: text), POSIXMetadata.parseTime(text)] {
                 guard let time else { continue }
                 let parts = CivilTime(time)
                 guard (1...12).contains(parts.month), (1...31).contains(parts.day) else { return "\(parts)" }
             }
             let time = Timestamp(nanoseconds: Int64(bitPattern: random.next()))
-            let written = S3Metadata.encode(.file, Attributes(modified: time)).values
+            let written = POSIXMetadata.encode(.file, Attributes(modified: time)).values
             guard let value = written.first(where: { $0.name == "mtime" })?.value,
-                S3Metadata.parseTime(value) == time
+                POSIXMetadata.parseTime(value) == time
             else { return "\(time) is written as \(written)" }
             return nil
         }
@@ -66,16 +66,16 @@ struct FormatFuzzTests {
             .run { input, _ in
                 let values = headers(input)
                 for isDirectoryKey in [false, true] {
-                    let told = S3Metadata.decode(isDirectoryKey: isDirectoryKey) { values[$0] }
+                    let told = POSIXMetadata.decode(isDirectoryKey: isDirectoryKey) { values[$0] }
                     if let mode = told.attributes.mode, mode > 0o7777 { return "mode \(mode)" }
                     if isDirectoryKey, told.kind != .directory { return "\(String(describing: told.kind))" }
                     guard !isDirectoryKey else { continue }
                     let kind = told.kind ?? .file
-                    let (written, isWhole) = S3Metadata.encode(kind, told.attributes)
+                    let (written, isWhole) = POSIXMetadata.encode(kind, told.attributes)
                     for (name, value) in written where value.utf8.contains(where: { $0 < 0x20 || $0 > 0x7E }) {
                         return "the header \(name) would be \(value.debugDescription)"
                     }
-                    let again = S3Metadata.decode(isDirectoryKey: false) { name in
+                    let again = POSIXMetadata.decode(isDirectoryKey: false) { name in
                         written.first { $0.name == name }?.value
                     }
                     var expected = told.attributes
@@ -102,7 +102,7 @@ struct FormatFuzzTests {
     @Test("a key stands for one name, and a name for one key")
     func keys() throws {
         try Fuzzer("keys", words: ["‛", "‛0A", "‛‛", "\u{FFFE}", "\u{FFFF}", "\u{1}"]).run { input, _ in
-            for codec in [S3KeyCodec(keepsControls: true), S3KeyCodec(keepsControls: false)] {
+            for codec in [KeyCodec(keepsControls: true), KeyCodec(keepsControls: false)] {
                 if let name = codec.decode(input), codec.encode(name) != input { return "decoded \(name.bytes)" }
                 if let name = FileName(input) {
                     let key = codec.encode(name)

@@ -111,13 +111,6 @@ struct AWSProfiles: Sendable {
 }
 
 extension StringProtocol {
-    func trimmingSpaces() -> String {
-        var text = Substring(self)
-        while text.first?.isWhitespace == true { text.removeFirst() }
-        while text.last?.isWhitespace == true { text.removeLast() }
-        return String(text)
-    }
-
     /// Where `needle` begins first.
     fileprivate func range(ofFirst needle: String) -> Index? {
         indices.first { self[$0...].hasPrefix(needle) }

@@ -19,7 +19,7 @@ private struct CredentialDocument: Decodable {
             document.Code ?? "Success" == "Success",
             let id = document.AccessKeyId, let secret = document.SecretAccessKey,
             let credentials = AWSCredentials(
-                told: id, secret, document.Token, expiration: document.Expiration.flatMap(S3Metadata.parseTime))
+                told: id, secret, document.Token, expiration: document.Expiration.flatMap(POSIXMetadata.parseTime))
         else { throw StoreError(.authenticationFailed, "\(place) answered without credentials") }
         return credentials
     }
@@ -242,7 +242,7 @@ package struct AWSTokenService: Sendable {
             let id = credentials["AccessKeyId"]?.text, let secret = credentials["SecretAccessKey"]?.text,
             let told = AWSCredentials(
                 told: id, secret, credentials["SessionToken"]?.text,
-                expiration: credentials["Expiration"].flatMap { S3Metadata.parseTime($0.text) })
+                expiration: credentials["Expiration"].flatMap { POSIXMetadata.parseTime($0.text) })
         {
             return told
         }

@@ -15,8 +15,8 @@ extension S3Store {
         var current: HTTPResponse?
         if let attributes = options.attributes {
             guard let found = try head(from, source) else { throw absent(source) }
-            if let version = options.sourceVersion, Self.tag(found["ETag"]) != version.text {
-                throw Self.changed(source, version.text)
+            if let version = options.sourceVersion, HTTPAnswer.tag(found["ETag"]) != version.text {
+                throw StoreError.changed(source, version.text)
             }
             headers = [("X-Amz-Metadata-Directive", "REPLACE")] + described(found, isDirectoryKey: false, attributes)
             current = found
@@ -36,9 +36,9 @@ extension S3Store {
                 found, source, to, destination, options.condition, headers: headers.isEmpty ? same : headers)
         }
         if let version = options.sourceVersion, !traits.checksCopySource || traits.refusesTagsOfParts,
-            try head(from, source).map({ Self.tag($0["ETag"]) }) != version.text
+            try head(from, source).map({ HTTPAnswer.tag($0["ETag"]) }) != version.text
         {
-            throw Self.changed(source, version.text)
+            throw StoreError.changed(source, version.text)
         }
         guard let copied = try head(to, destination) else {
             throw StoreError(.unavailable, "'\(destination)' is not there after it was copied", path: destination)
@@ -67,8 +67,8 @@ extension S3Store {
             try createDirectory(at: path, attributes)
             return Metadata(kind: .directory, modified: .now, attributes: attributes)
         }
-        let tag = Self.tag(found["ETag"])
-        if let version, tag != version.text { throw Self.changed(path, version.text) }
+        let tag = HTTPAnswer.tag(found["ETag"])
+        if let version, tag != version.text { throw StoreError.changed(path, version.text) }
         let size = Self.length(found)
         let before = metadata(found, size: size, isDirectoryKey: isDirectoryKey)
         let merged = (before.attributes ?? Attributes()).merged(with: attributes)
@@ -87,7 +87,7 @@ extension S3Store {
         }
         var after = before
         after.attributes = merged
-        if !S3Metadata.encode(before.kind, merged).keepsExtended { after.attributes?.extended = nil }
+        if !POSIXMetadata.encode(before.kind, merged).keepsExtended { after.attributes?.extended = nil }
         if !isDirectoryKey { after.version = Version(newTag) }
         after.modified = result.modified ?? .now
         return after
@@ -101,7 +101,7 @@ extension S3Store {
     private func described(_ found: HTTPResponse, isDirectoryKey: Bool, _ changes: Attributes)
         -> [(name: String, value: String)]
     {
-        let known = S3Metadata.decode(isDirectoryKey: isDirectoryKey) { found["x-amz-meta-" + $0] }
+        let known = POSIXMetadata.decode(isDirectoryKey: isDirectoryKey) { found["x-amz-meta-" + $0] }
         let merged = known.attributes.merged(with: changes)
         var headers: [(name: String, value: String)] = []
         for name in [
@@ -112,15 +112,15 @@ extension S3Store {
         // What other programs have written stays.
         for (name, value) in found.headers where name.lowercased().hasPrefix("x-amz-meta-") {
             let short = name.lowercased().dropFirst(11)
-            if !S3Metadata.names.contains(String(short)), short != Self.markName { headers.append((name, value)) }
+            if !POSIXMetadata.names.contains(String(short)), short != Self.markName { headers.append((name, value)) }
         }
-        headers += S3Metadata.encode(known.kind ?? .file, merged).values.map { ("X-Amz-Meta-" + $0.name, $0.value) }
+        headers += POSIXMetadata.encode(known.kind ?? .file, merged).values.map { ("X-Amz-Meta-" + $0.name, $0.value) }
         return headers
     }
 
     private func requireBefore(_ condition: WriteCondition, _ key: [UInt8], _ path: StorePath) throws(StoreError) {
         guard condition != .always else { return }
-        let tag = try head(key, path).map { Self.tag($0["ETag"]) ?? "" }
+        let tag = try head(key, path).map { HTTPAnswer.tag($0["ETag"]) ?? "" }
         if case .ifVersion(let version) = condition { if tag == version.text { return } } else if tag == nil { return }
         throw Self.notAsExpected(condition, path)
     }
@@ -137,7 +137,7 @@ extension S3Store {
         call.headers = headers + configuration.creationHeaders + configuration.customerKeyHeaders(ofSource: true)
         let response = try sendCopy(call, from: source, version, sourceKey: sourceKey)
         let root = try XMLElement.parse(response.body)
-        return (Self.tag(root["ETag"]?.text), root["LastModified"].flatMap { S3Metadata.parseTime($0.text) })
+        return (HTTPAnswer.tag(root["ETag"]?.text), root["LastModified"].flatMap { POSIXMetadata.parseTime($0.text) })
     }
 
     /// Sends a request that copies, and sees to its source's version: by the server, or right before where that does not
@@ -159,8 +159,8 @@ extension S3Store {
         if let version {
             if asks {
                 call.headers.append(("X-Amz-Copy-Source-If-Match", "\"\(version.text)\""))
-            } else if try head(key, source).map({ Self.tag($0["ETag"]) }) != version.text {
-                throw Self.changed(source, version.text)
+            } else if try head(key, source).map({ HTTPAnswer.tag($0["ETag"]) }) != version.text {
+                throw StoreError.changed(source, version.text)
             }
         }
         call.accepted.insert(412)
@@ -171,9 +171,9 @@ extension S3Store {
         }
         let response = try send(call)
         guard response.status == 412 else { return response }
-        guard let version, asks else { throw Self.changed(source, version?.text) }
-        guard isOfParts, let current = try head(key, source), Self.tag(current["ETag"]) == version.text else {
-            throw Self.changed(source, version.text)
+        guard let version, asks else { throw StoreError.changed(source, version?.text) }
+        guard isOfParts, let current = try head(key, source), HTTPAnswer.tag(current["ETag"]) == version.text else {
+            throw StoreError.changed(source, version.text)
         }
         // Swift's S3 API refuses the right tag of an object in parts.
         state.withLock { $0.traits.refusesTagsOfParts = true }
@@ -192,7 +192,7 @@ extension S3Store {
             throw StoreError(
                 .unsupported, "'\(source)' is larger than 5 GiB, and this server does not copy in parts", path: source)
         }
-        let version = Self.tag(found["ETag"]).map { Version($0) }
+        let version = HTTPAnswer.tag(found["ETag"]).map { Version($0) }
         let body = UploadBody([.stored(path: source, version: version, range: 0..<Self.length(found))])
         let own = headers.filter { $0.name != "X-Amz-Metadata-Directive" } + configuration.creationHeaders
         return try putInParts(body, to, destination, PutOptions(condition: condition), headers: own)

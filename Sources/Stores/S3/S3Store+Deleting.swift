@@ -123,12 +123,12 @@ extension S3Store {
             } catch { answers[index] = error }
         }
         // The list of a bulk deletion is XML, which cannot carry every key.
-        let listed = keys.filter { !S3KeyCodec.holdsControls($0.key) }
+        let listed = keys.filter { !KeyCodec.holdsControls($0.key) }
         let isBulk = traits.deletesInBulk && listed.count > 1
         let size = isBulk ? deleteBatch : 1
         let batches =
             stride(from: 0, to: listed.count, by: size).map { Array(listed[$0..<min($0 + size, listed.count)]) }
-            + keys.filter { S3KeyCodec.holdsControls($0.key) }.map { [$0] }
+            + keys.filter { KeyCodec.holdsControls($0.key) }.map { [$0] }
         let failures = Lock<[Int: StoreError]>([:])
         do throws(StoreError) {
             try session.parallel.run(batches.count, parallel: isBulk ? 4 : 32) { [self] (number) throws(StoreError) in

@@ -86,10 +86,10 @@ extension S3Store {
                 }
                 listing.objects.append(
                     .init(
-                        key: key(name), size: Self.size(element["Size"]?.text) ?? 0,
-                        modified: element["LastModified"].flatMap { S3Metadata.parseTime($0.text) }
+                        key: key(name), size: HTTPAnswer.size(element["Size"]?.text) ?? 0,
+                        modified: element["LastModified"].flatMap { POSIXMetadata.parseTime($0.text) }
                             ?? Timestamp(nanoseconds: 0),
-                        tag: Self.tag(element["ETag"]?.text)))
+                        tag: HTTPAnswer.tag(element["ETag"]?.text)))
             case "CommonPrefixes":
                 for prefix in element.all("Prefix") {
                     if isUnreadable(prefix.text) {

@@ -23,7 +23,7 @@ extension S3Store {
         var id: String
         var key: [UInt8]
         var path: StorePath
-        var plan: S3PartPlan
+        var plan: PartPlan
         var options: PutOptions
     }
 
@@ -44,7 +44,7 @@ extension S3Store {
         try Self.requireWanted(options, path)
         // Nothing is sent that would be refused at the end.
         try requireCondition(options.condition, key, path)
-        let plan = S3PartPlan(body, copies: capabilities.contains(.rangeCopy))
+        let plan = PartPlan(body, copies: capabilities.contains(.rangeCopy))
         let described = headers.map { "\($0.name):\($0.value)" }.joined(separator: "\n")
         let fingerprint = TextEncoding.hex(Digest.md5(Array((plan.fingerprint + "\n" + described).utf8)))
         var done: [Int: String] = [:]
@@ -99,7 +99,7 @@ extension S3Store {
 
     /// An upload that was begun before, with those of its parts that are on the server as they are here.
     private func resumable(
-        _ key: [UInt8], _ path: StorePath, _ plan: S3PartPlan, _ fingerprint: String,
+        _ key: [UInt8], _ path: StorePath, _ plan: PartPlan, _ fingerprint: String,
         _ checkpoint: (any UploadCheckpoint)?
     ) throws(StoreError) -> (id: String, done: [Int: String])? {
         guard let checkpoint, let text = checkpoint.load() else { return nil }
@@ -144,7 +144,8 @@ extension S3Store {
             guard response.status == 200 else { return nil }
             let root = try XMLElement.parse(response.body)
             for part in root.all("Part") {
-                guard let number = part["PartNumber"].flatMap({ Int($0.text) }), let tag = Self.tag(part["ETag"]?.text),
+                guard let number = part["PartNumber"].flatMap({ Int($0.text) }),
+                    let tag = HTTPAnswer.tag(part["ETag"]?.text),
                     let size = part["Size"].flatMap({ Int64($0.text) })
                 else { continue }
                 parts[number] = (tag, size)
@@ -197,12 +198,12 @@ extension S3Store {
         call.body = body
         call.progress = upload.options.progress
         call.verify = { [self] response in
-            guard let found = md5(Self.tag(response["ETag"]), response), found != digest else { return nil }
+            guard let found = md5(HTTPAnswer.tag(response["ETag"]), response), found != digest else { return nil }
             return StoreError(
                 .corrupted, "part \(index + 1) of '\(upload.path)' is not on the store as it was sent",
                 path: upload.path)
         }
-        guard let tag = Self.tag(try send(call)["ETag"]) else {
+        guard let tag = HTTPAnswer.tag(try send(call)["ETag"]) else {
             throw StoreError(
                 .internal, "the server took part \(index + 1) of '\(upload.path)' without an entity tag",
                 path: upload.path)
@@ -219,7 +220,7 @@ extension S3Store {
         call.headers = configuration.customerKeyHeaders() + configuration.customerKeyHeaders(ofSource: true)
         call.headers.append(("X-Amz-Copy-Source-Range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)"))
         let response = try sendCopy(call, from: source, version)
-        guard let tag = Self.tag(try XMLElement.parse(response.body)["ETag"]?.text) else {
+        guard let tag = HTTPAnswer.tag(try XMLElement.parse(response.body)["ETag"]?.text) else {
             throw StoreError(
                 .internal, "the server copied part \(index + 1) of '\(upload.path)' without an entity tag",
                 path: upload.path)
@@ -245,8 +246,9 @@ extension S3Store {
         // Sources whose version could not be made a condition of the copies.
         for case .stored(let source, .some(let version), _) in upload.plan.body.segments
         where !traits.checksCopySource || version.text.contains("-") && traits.refusesTagsOfParts {
-            guard let current = try head(try key(source), source), Self.tag(current["ETag"]) == version.text else {
-                throw Self.changed(source, version.text)
+            guard let current = try head(try key(source), source), HTTPAnswer.tag(current["ETag"]) == version.text
+            else {
+                throw StoreError.changed(source, version.text)
             }
         }
         var writer = XMLWriter()
@@ -283,7 +285,7 @@ extension S3Store {
         case 404 where S3ErrorAnswer(response).name == "NoSuchUpload":
             // A repeat of a request that was carried out.
             guard let current = try head(upload.key, path), Self.length(current) == size,
-                isCompleted(Self.tag(current["ETag"]), tags)
+                isCompleted(HTTPAnswer.tag(current["ETag"]), tags)
             else {
                 throw StoreError(
                     .unavailable, "the upload of '\(path)' was ended by the server; it begins anew", path: path)
@@ -312,7 +314,7 @@ extension S3Store {
         case .ifAbsent:
             if try head(key, path) != nil { throw Self.notAsExpected(condition, path) }
         case .ifVersion(let version):
-            guard let current = try head(key, path), Self.tag(current["ETag"]) == version.text else {
+            guard let current = try head(key, path), HTTPAnswer.tag(current["ETag"]) == version.text else {
                 throw Self.notAsExpected(condition, path)
             }
         }

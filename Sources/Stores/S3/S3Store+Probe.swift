@@ -14,7 +14,7 @@ extension S3Store {
             state.traits = outcome.traits
             state.capabilities.features = outcome.features
             state.capabilities.largestObject = outcome.hasParts ? Self.largestObject : Self.largestPart
-            state.capabilities.rangeCopySizes = Self.smallestPart...Self.largestPart
+            state.capabilities.rangeCopySizes = PartPlan.smallestPart...Self.largestPart
             state.capabilities.multipartThreshold = outcome.hasParts ? Self.multipartThreshold : nil
         }
         let batch = deleteBatch
@@ -22,7 +22,7 @@ extension S3Store {
     }
 
     /// 16 MiB: two parts of the usual size. Below it the three more requests cost more than sending in parallel gains.
-    static let multipartThreshold: Int64 = 2 * S3PartPlan.usualPart
+    static let multipartThreshold: Int64 = 2 * PartPlan.usualPart
 
     /// Trials with small objects below `.cloudfusion/`, which are removed again.
     private struct Probe {
@@ -103,7 +103,7 @@ extension S3Store {
             let response = try put(path, bytes, [])
             made.insert(path)
             let head = try store.head(store.key(path), path)
-            let tag = S3Store.tag(response["ETag"]) ?? S3Store.tag(head?["ETag"])
+            let tag = HTTPAnswer.tag(response["ETag"]) ?? HTTPAnswer.tag(head?["ETag"])
             let isEncrypted =
                 response["x-amz-server-side-encryption"]?.hasPrefix("aws:kms") == true
                 || response["x-amz-server-side-encryption-customer-algorithm"] != nil
@@ -120,7 +120,7 @@ extension S3Store {
         ]
 
         private func keepsAttributes(_ head: HTTPResponse) -> Bool {
-            let found = S3Metadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }
+            let found = POSIXMetadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }
             return found.attributes == Self.sample && found.kind == .file
         }
 
@@ -162,14 +162,16 @@ extension S3Store {
             // Where a copy loses attributes, they cannot be changed either.
             var other = Self.sample
             other.mode = 0o600
-            let values = S3Metadata.encode(.file, other).values.map { (name: "X-Amz-Meta-" + $0.name, value: $0.value) }
+            let values = POSIXMetadata.encode(.file, other).values.map {
+                (name: "X-Amz-Meta-" + $0.name, value: $0.value)
+            }
             let changed = try tolerating { () throws(StoreError) in
                 _ = try store.copyObject(
                     copy, nil, try store.key(copy), copy, [("X-Amz-Metadata-Directive", "REPLACE")] + values)
                 return try store.head(try store.key(copy), copy)
             }
             let found = changed.flatMap { $0 }.map { head in
-                S3Metadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }.attributes
+                POSIXMetadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }.attributes
             }
             if !keepsAttributes(copied) || found != other {
                 features.subtract(Self.kept)
@@ -194,7 +196,7 @@ extension S3Store {
                 func condition(_ tag: String) -> [(name: String, value: String)] {
                     [("If-Match", form == .quoted ? "\"\(tag)\"" : tag)]
                 }
-                guard let tag = try store.head(store.key(path), path).flatMap({ S3Store.tag($0["ETag"]) }) else {
+                guard let tag = try store.head(store.key(path), path).flatMap({ HTTPAnswer.tag($0["ETag"]) }) else {
                     return
                 }
                 let wrong = TextEncoding.hex(Digest.md5(Array(tag.utf8)))
@@ -230,7 +232,8 @@ extension S3Store {
             let isThere = try store.head(store.key(source), source) != nil
             let from = isThere ? source : path
             let answer = try tolerating { () throws(StoreError) in try store.sendCopy(call, from: from, nil) }
-            guard let answer, let root = try? XMLElement.parse(answer.body), let tag = S3Store.tag(root["ETag"]?.text)
+            guard let answer, let root = try? XMLElement.parse(answer.body),
+                let tag = HTTPAnswer.tag(root["ETag"]?.text)
             else { return }
             let expected = TextEncoding.hex(Digest.md5(Array(bytes[5...24])))
             if tag == expected || (!traits.tagIsMD5 && store.configuration.isAmazon) { features.insert(.rangeCopy) }

@@ -24,7 +24,7 @@ extension S3Store {
         }
         call.accepted = [404, 412, 416]
         call.verify = { [self] response in
-            guard response.status == 200, let expected = md5(Self.tag(response["ETag"]), response),
+            guard response.status == 200, let expected = md5(HTTPAnswer.tag(response["ETag"]), response),
                 let found = digest?.finish(), found != expected
             else { return nil }
             return StoreError(
@@ -37,8 +37,9 @@ extension S3Store {
         case 404: throw try missing(response, path)
         case 416: return try check(path, key, request.version)
         case 412:
-            guard try head(key, path).map({ Self.tag($0["ETag"]) == tag }) ?? false, asks, tag?.contains("-") == true
-            else { throw Self.changed(path, tag) }
+            guard try head(key, path).map({ HTTPAnswer.tag($0["ETag"]) == tag }) ?? false, asks,
+                tag?.contains("-") == true
+            else { throw StoreError.changed(path, tag) }
             state.withLock { $0.traits.refusesTagsOfParts = true }
             return try read(path, request, into: sink)
         default: break
@@ -50,7 +51,7 @@ extension S3Store {
         }
         let size = Self.wholeSize(response)
         let metadata = metadata(response, size: size, isDirectoryKey: false)
-        if let version = request.version, metadata.version != version { throw Self.changed(path, version.text) }
+        if let version = request.version, metadata.version != version { throw StoreError.changed(path, version.text) }
         return metadata
     }
 
@@ -60,7 +61,7 @@ extension S3Store {
             throw StoreError(.notFound, "'\(path)' does not exist in bucket '\(configuration.bucket)'", path: path)
         }
         let metadata = metadata(response, size: Self.length(response), isDirectoryKey: false)
-        if let version, metadata.version != version { throw Self.changed(path, version.text) }
+        if let version, metadata.version != version { throw StoreError.changed(path, version.text) }
         return metadata
     }
 
@@ -72,15 +73,10 @@ extension S3Store {
         return StoreError(.isADirectory, "'\(path)' is a directory", path: path)
     }
 
-    static func changed(_ path: StorePath, _ tag: String?) -> StoreError {
-        StoreError(
-            .preconditionFailed, "'\(path)' changed on the store since version \(tag ?? "that was meant")", path: path)
-    }
-
     /// The size of the object of which this is all or a part.
     private static func wholeSize(_ response: HTTPResponse) -> Int64 {
         if response.status == 206, let total = response["Content-Range"]?.split(separator: "/").last {
-            return size(total) ?? length(response)
+            return HTTPAnswer.size(total) ?? length(response)
         }
         return length(response)
     }

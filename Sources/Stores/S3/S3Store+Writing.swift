@@ -13,8 +13,8 @@ extension S3Store {
         }
         let hasStored = body.segments.contains { if case .stored = $0 { $0.length > 0 } else { false } }
         // The answers to uploads in parts carry the key in XML, and some servers fail at those that XML cannot carry.
-        let threshold = capabilities.multipartThreshold.map { S3KeyCodec.holdsControls(key) ? Self.largestPart : $0 }
-        if threshold.map({ size >= $0 || hasStored && size > Self.smallestPart }) ?? false {
+        let threshold = capabilities.multipartThreshold.map { KeyCodec.holdsControls(key) ? Self.largestPart : $0 }
+        if threshold.map({ size >= $0 || hasStored && size > PartPlan.smallestPart }) ?? false {
             return try putInParts(body, key, path, options)
         }
         try Self.requireWanted(options, path)
@@ -24,8 +24,6 @@ extension S3Store {
 
     /// 5 TiB. Source: S3 User Guide, "Amazon S3 multipart upload limits".
     static let largestObject: Int64 = 5 << 40
-    /// 5 MiB: of a part that is not the last. Source: as above.
-    static let smallestPart: Int64 = 5 << 20
     /// 5 GiB: of a part, of a PUT and of a copy in one request. Source: as above.
     static let largestPart: Int64 = 5 << 30
 
@@ -41,7 +39,7 @@ extension S3Store {
         headers: [(name: String, value: String)], kept: Attributes
     ) {
         var kept = attributes
-        let (values, keepsExtended) = S3Metadata.encode(kind, attributes)
+        let (values, keepsExtended) = POSIXMetadata.encode(kind, attributes)
         if !keepsExtended { kept.extended = nil }
         let type = kind == .file ? path.name.map { ContentTypes.type(of: $0) } : nil
         var headers = [("Content-Type", kind == .directory ? ContentTypes.directory : type ?? ContentTypes.unknown)]
@@ -89,7 +87,9 @@ extension S3Store {
             } catch {
                 // Of two writes at once OpenStack Swift keeps the later one, and confirms the other without an ETag:
                 // the last one to be acknowledged must be the one that remains.
-                guard error.code == .corrupted, Self.tag(response["ETag"]) == nil, attempt < 3 else { throw error }
+                guard error.code == .corrupted, HTTPAnswer.tag(response["ETag"]) == nil, attempt < 3 else {
+                    throw error
+                }
                 attempt += 1
             }
         }
@@ -101,14 +101,14 @@ extension S3Store {
         _ attributes: Attributes
     ) throws(StoreError) -> Metadata {
         var response = response
-        if Self.tag(response["ETag"]) == nil {
+        if HTTPAnswer.tag(response["ETag"]) == nil {
             guard let current = try head(key, path), Self.length(current) == size else {
                 throw StoreError(
                     .corrupted, "'\(path)' was written, but is not on the store as it was sent", path: path)
             }
             response = current
         }
-        let tag = Self.tag(response["ETag"])
+        let tag = HTTPAnswer.tag(response["ETag"])
         if let found = md5(tag, response), found != digest {
             throw StoreError(
                 .corrupted,
@@ -132,7 +132,7 @@ extension S3Store {
 
     static func notAsExpected(_ condition: WriteCondition, _ path: StorePath) -> StoreError {
         switch condition {
-        case .ifVersion(let version): changed(path, version.text)
+        case .ifVersion(let version): .changed(path, version.text)
         case .ifAbsent, .always:
             StoreError(.preconditionFailed, "'\(path)' is on the store already", path: path)
         }
@@ -157,7 +157,7 @@ extension S3Store {
                 headers.append(("If-Match", form == .quoted ? "\"\(version.text)\"" : version.text))
                 return true
             }
-            guard let current = try head(key, path), Self.tag(current["ETag"]) == version.text else {
+            guard let current = try head(key, path), HTTPAnswer.tag(current["ETag"]) == version.text else {
                 throw Self.notAsExpected(condition, path)
             }
         }
@@ -197,7 +197,7 @@ extension S3Store {
         let marker = try key(path, asDirectory: true)
         var attributes = attributes
         if let existing = try head(marker, path) {
-            let known = S3Metadata.decode(isDirectoryKey: true) { existing["x-amz-meta-" + $0] }.attributes
+            let known = POSIXMetadata.decode(isDirectoryKey: true) { existing["x-amz-meta-" + $0] }.attributes
             let merged = known.merged(with: attributes)
             if merged == known { return }
             attributes = merged

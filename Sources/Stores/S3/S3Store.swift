@@ -6,8 +6,8 @@ import Threading
 
 /// A bucket of Amazon S3, or of a server that speaks its protocol, or what lies below a prefix in one.
 ///
-/// Keys are paths as they are (``S3KeyCodec``); directories are what keys have in common up to a slash, and empty
-/// objects whose key ends in one; attributes are user metadata (``S3Metadata``). A version is an entity tag without
+/// Keys are paths as they are (``KeyCodec``); directories are what keys have in common up to a slash, and empty
+/// objects whose key ends in one; attributes are user metadata (``POSIXMetadata``). A version is an entity tag without
 /// its quotes. Where a key is an object and a directory at once, the directory is shown.
 ///
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/>; what other servers do differently is found out by
@@ -20,6 +20,10 @@ package final class S3Store: StoreBackend {
         var traits = S3Traits()
         var tuning = StoreTuning()
     }
+
+    /// The most bytes of a key, as all servers count them.
+    /// Source: S3 User Guide, "Naming Amazon S3 objects".
+    static let longestKey = 1024
 
     let configuration: S3Configuration
     let signer: S3Signer
@@ -47,7 +51,7 @@ package final class S3Store: StoreBackend {
         signer = S3Signer(credentials, region: region)
         session = HTTPSession(transport: transport, signer: signer, statistics: statistics)
         var state = State()
-        state.capabilities.longestPath = S3KeyCodec.longestKey - configuration.prefix.count
+        state.capabilities.longestPath = Self.longestKey - configuration.prefix.count
         state.traits.tagIsMD5 = configuration.isAmazon
         self.state = Lock(state)
     }
@@ -210,10 +214,10 @@ extension S3Store {
     func key(_ path: StorePath, asDirectory: Bool = false) throws(StoreError) -> [UInt8] {
         var key = configuration.prefix + (try codec(for: path.bytes, path)).key(for: path)
         if asDirectory, !path.isRoot { key.append(UInt8(ascii: "/")) }
-        guard key.count <= S3KeyCodec.longestKey else {
+        guard key.count <= Self.longestKey else {
             throw StoreError(
                 .invalidName,
-                "'\(path)' makes a key of \(key.count) bytes: S3 takes \(S3KeyCodec.longestKey)", path: path)
+                "'\(path)' makes a key of \(key.count) bytes: S3 takes \(Self.longestKey)", path: path)
         }
         return key
     }
@@ -222,21 +226,13 @@ extension S3Store {
     ///
     /// - Parameter bytes: The name or key in question. Some mean different things to different servers.
     /// - Throws: ``StoreError``: `.unavailable` while it is not known what this one means.
-    func codec(for bytes: some Collection<UInt8>, _ path: StorePath) throws(StoreError) -> S3KeyCodec {
-        if let keepsControls = traits.keepsControls { return S3KeyCodec(keepsControls: keepsControls) }
-        guard S3KeyCodec.isPlain(bytes) else {
+    func codec(for bytes: some Collection<UInt8>, _ path: StorePath) throws(StoreError) -> KeyCodec {
+        if let keepsControls = traits.keepsControls { return KeyCodec(keepsControls: keepsControls) }
+        guard KeyCodec.isPlain(bytes) else {
             throw StoreError(
                 .unavailable, "there is no connection yet that tells under which key '\(path)' lies", path: path)
         }
-        return S3KeyCodec(keepsControls: true)
-    }
-
-    /// An entity tag as text without quotes; nil when there is none worth the name.
-    static func tag(_ text: String?) -> String? {
-        guard var tag = text?.trimmingSpaces() else { return nil }
-        if tag.hasPrefix("W/") { tag.removeFirst(2) }
-        if tag.count >= 2, tag.hasPrefix("\""), tag.hasSuffix("\"") { tag = String(tag.dropFirst().dropLast()) }
-        return tag.isEmpty ? nil : tag
+        return KeyCodec(keepsControls: true)
     }
 
     /// The MD5 that an answer's entity tag is; nil when it is something else.
@@ -250,9 +246,9 @@ extension S3Store {
 
     /// Metadata of an object from the head of an answer to HEAD or GET.
     func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata {
-        let description = S3Metadata.decode(isDirectoryKey: isDirectoryKey) { response["x-amz-meta-" + $0] }
+        let description = POSIXMetadata.decode(isDirectoryKey: isDirectoryKey) { response["x-amz-meta-" + $0] }
         let kind = description.kind ?? .file
-        let tag = Self.tag(response["ETag"])
+        let tag = HTTPAnswer.tag(response["ETag"])
         return Metadata(
             kind: kind, size: kind == .directory ? 0 : size, modified: Self.modified(response),
             version: kind == .directory ? nil : tag.map { Version($0) }, attributes: description.attributes,
@@ -291,10 +287,5 @@ extension S3Store {
         return S3Errors.error(response, call.action, path: path, concernsKey: true, bucket: configuration.bucket)
     }
 
-    static func length(_ response: HTTPResponse) -> Int64 { size(response["Content-Length"]) ?? 0 }
-
-    /// A number of bytes as a server writes it; nil: it makes no sense.
-    static func size(_ text: (some StringProtocol)?) -> Int64? {
-        text.flatMap { Int64($0) }.flatMap { $0 >= 0 ? $0 : nil }
-    }
+    static func length(_ response: HTTPResponse) -> Int64 { HTTPAnswer.size(response["Content-Length"]) ?? 0 }
 }

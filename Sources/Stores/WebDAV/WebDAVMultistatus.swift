@@ -73,12 +73,12 @@ extension WebDAVMultistatus.Resource {
     fileprivate mutating func take(_ property: XMLElement) {
         switch property.name {
         case "resourcetype": isCollection = property["collection"] != nil
-        case "getcontentlength": size = S3Store.size(property.text.trimmingSpaces())
+        case "getcontentlength": size = HTTPAnswer.size(property.text.trimmingSpaces())
         case "getlastmodified": modified = Timestamp(httpDate: property.text.trimmingSpaces())
-        case "getetag": tag = WebDAVStore.tag(property.text)
+        case "getetag": tag = HTTPAnswer.tag(property.text)
         case WebDAVAttributes.propertyName: attributes = property.text
-        case "quota-available-bytes": available = S3Store.size(property.text.trimmingSpaces())
-        case "quota-used-bytes": used = S3Store.size(property.text.trimmingSpaces())
+        case "quota-available-bytes": available = HTTPAnswer.size(property.text.trimmingSpaces())
+        case "quota-used-bytes": used = HTTPAnswer.size(property.text.trimmingSpaces())
         case "checksums":
             // "SHA1:… MD5:… ADLER32:…", of Nextcloud and ownCloud.
             let words = property.children.flatMap { $0.text.split(whereSeparator: \.isWhitespace) }
@@ -91,8 +91,8 @@ extension WebDAVMultistatus.Resource {
 
 /// Attributes of a file as the text of one of its WebDAV properties.
 ///
-/// The words of ``S3Metadata`` as `name=value`, with blanks between them. `tag=` has the entity tag of the bytes that they
-/// belong to: when another program has written the file since, they are not its attributes any more.
+/// The words of ``POSIXMetadata`` as `name=value`, with blanks between them. `tag=` has the entity tag of the bytes that
+/// they belong to: when another program has written the file since, they are not its attributes any more.
 enum WebDAVAttributes {
     static let namespace = "urn:cloudfusion"
     static let propertyName = "posix-attributes"
@@ -101,13 +101,13 @@ enum WebDAVAttributes {
     static func encode(_ kind: FileKind, _ attributes: Attributes, tag: String?, keepsExtended: Bool = true) -> String {
         var attributes = attributes
         if !keepsExtended { attributes.extended = nil }
-        var words = S3Metadata.encode(kind, attributes).values.map { "\($0.name)=\($0.value)" }
+        var words = POSIXMetadata.encode(kind, attributes).values.map { "\($0.name)=\($0.value)" }
         if let tag { words.append("tag=" + TextEncoding.percentEncode(tag)) }
         return words.joined(separator: " ")
     }
 
     /// - Returns: nil when they do not belong to these bytes.
-    static func decode(_ text: String, isCollection: Bool, tag: String?) -> S3Metadata.Description? {
+    static func decode(_ text: String, isCollection: Bool, tag: String?) -> POSIXMetadata.Description? {
         var values: [String: String] = [:]
         for word in text.split(whereSeparator: \.isWhitespace) {
             let parts = word.split(separator: "=", maxSplits: 1)
@@ -115,7 +115,7 @@ enum WebDAVAttributes {
         }
         let meant = values["tag"].flatMap { TextEncoding.percentDecode($0) }
         guard isCollection || meant == tag.map({ Array($0.utf8) }) else { return nil }
-        return S3Metadata.decode(isDirectoryKey: isCollection) { values[$0] }
+        return POSIXMetadata.decode(isDirectoryKey: isCollection) { values[$0] }
     }
 
     /// The body of a PROPPATCH.

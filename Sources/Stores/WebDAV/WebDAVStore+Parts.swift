@@ -8,7 +8,7 @@ import Threading
 /// Source: <https://docs.nextcloud.com/server/latest/developer_manual/client_apis/WebDAV/chunking.html>, version 2.
 extension WebDAVStore {
     /// 16 MiB: two parts of the usual size. Below it the two more requests cost more than sending in parallel gains.
-    static let multipartThreshold: Int64 = 2 * S3PartPlan.usualPart
+    static let multipartThreshold: Int64 = 2 * PartPlan.usualPart
     private static let parallelParts = 4
 
     /// Sends a body in parts to a folder of its own, which the server then puts together in the place of `path`.
@@ -29,7 +29,7 @@ extension WebDAVStore {
         begin.headers = [destination]
         _ = try send(begin)
         do throws(StoreError) {
-            let plan = S3PartPlan(body, copies: false)
+            let plan = PartPlan(body, copies: false)
             try session.parallel.run(plan.parts.count, parallel: Self.parallelParts) {
                 [folder] index throws(StoreError) in
                 var call = WebDAVCall("PUT", path, .requestsPut, .storePut, action: action)

@@ -21,7 +21,7 @@ extension WebDAVStore {
         // Who writes in place may have done so while this was read; and Apache looks at a file before it opens it, so that
         // it can send the new bytes with the entity tag and the length of the old ones.
         guard let after = try find(path), after.version == metadata.version else {
-            throw S3Store.changed(path, metadata.version?.text)
+            throw StoreError.changed(path, metadata.version?.text)
         }
         return metadata
     }
@@ -59,7 +59,7 @@ extension WebDAVStore {
         let modified = response["Last-Modified"].flatMap { Timestamp(httpDate: $0) }
         return Metadata(
             kind: .file, size: size, modified: modified ?? Timestamp(nanoseconds: 0),
-            version: Self.version(tag: Self.tag(response["ETag"]), modified: modified, size: size))
+            version: Self.version(tag: HTTPAnswer.tag(response["ETag"]), modified: modified, size: size))
     }
 
     /// Metadata for a read that gives no bytes.
@@ -71,7 +71,7 @@ extension WebDAVStore {
     }
 
     private func expect(_ version: Version?, _ metadata: Metadata, _ path: StorePath) throws(StoreError) {
-        guard version == nil || metadata.version == version else { throw S3Store.changed(path, version?.text) }
+        guard version == nil || metadata.version == version else { throw StoreError.changed(path, version?.text) }
     }
 
     static func isADirectory(_ path: StorePath) -> StoreError {
@@ -81,8 +81,8 @@ extension WebDAVStore {
     /// The size of the file of which this is all or a part.
     private static func wholeSize(_ response: HTTPResponse) -> Int64? {
         if response.status == 206 {
-            return response["Content-Range"].flatMap { S3Store.size($0.split(separator: "/").last) }
+            return response["Content-Range"].flatMap { HTTPAnswer.size($0.split(separator: "/").last) }
         }
-        return S3Store.size(response["Content-Length"])
+        return HTTPAnswer.size(response["Content-Length"])
     }
 }

@@ -28,7 +28,7 @@ extension WebDAVStore {
                 }
             case .ifVersion(let version):
                 guard let there = try find(path), there.version == version else {
-                    throw S3Store.changed(path, version.text)
+                    throw StoreError.changed(path, version.text)
                 }
             }
             return try body()
@@ -200,7 +200,7 @@ extension WebDAVStore {
         throws(StoreError) -> Metadata
     {
         var metadata = try metadata(of: path)
-        guard version == nil || version == metadata.version else { throw S3Store.changed(path, version?.text) }
+        guard version == nil || version == metadata.version else { throw StoreError.changed(path, version?.text) }
         guard traits.keepsProperties else {
             throw StoreError(.unsupported, "this server keeps no attributes of files ('\(path)')", path: path)
         }
@@ -315,7 +315,7 @@ extension WebDAVStore {
         let before = try metadata(of: source)
         if before.kind == .directory { throw Self.isADirectory(source) }
         guard options.sourceVersion == nil || options.sourceVersion == before.version else {
-            throw S3Store.changed(source, options.sourceVersion?.text)
+            throw StoreError.changed(source, options.sourceVersion?.text)
         }
         return try under(options.condition, destination, length: before.size) { () throws(StoreError) in
             if try find(destination)?.kind == .directory { throw Self.isADirectory(destination) }

@@ -6,7 +6,7 @@ import Threading
 /// A folder on a WebDAV server.
 ///
 /// Files and directories lie under their own paths; names that a URL or a server could not carry are quoted as on S3
-/// (``S3KeyCodec``). Attributes, and what is no plain file, are told by a property of the file (``WebDAVAttributes``), where
+/// (``KeyCodec``). Attributes, and what is no plain file, are told by a property of the file (``WebDAVAttributes``), where
 /// the server keeps properties. A version is an entity tag without its quotes and without `W/`, or time and size where
 /// there is none.
 ///
@@ -42,7 +42,7 @@ package final class WebDAVStore: StoreBackend {
     /// Numbers of the locks that this process has or is waiting for.
     let busyLocks = Monitor<Set<Int>>([])
     let pausing = SystemPause()
-    let codec = S3KeyCodec(keepsControls: false)
+    let codec = KeyCodec(keepsControls: false)
 
     /// - Parameter transport: nil: libcurl.
     /// - Throws: ``StoreError``: `.invalidArgument`, naming the setting.
@@ -212,9 +212,6 @@ extension WebDAVStore {
         if isCollection || path.isRoot { url.path += "/" }
         return url
     }
-
-    /// An entity tag without quotes and without the mark of a weak one: Apache's are weak while a file is young.
-    static func tag(_ text: String?) -> String? { S3Store.tag(text) }
 
     /// What a version is where the server has no entity tags.
     static func version(tag: String?, modified: Timestamp?, size: Int64) -> Version? {

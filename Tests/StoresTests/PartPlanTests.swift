@@ -5,7 +5,7 @@ import Threading
 @testable import Stores
 
 @Suite("Cutting a body into parts")
-struct S3PartPlanTests {
+struct PartPlanTests {
     private static func stored(_ length: Int64, from start: Int64 = 0) -> UploadBody.Segment {
         .stored(path: StorePath("x")!, version: Version("v"), range: start..<start + length)
     }
@@ -14,7 +14,7 @@ struct S3PartPlanTests {
     }
 
     /// Throws the invariant's breaks at the test.
-    private func check(_ plan: S3PartPlan, _ note: String) {
+    private func check(_ plan: PartPlan, _ note: String) {
         let smallest: Int64 = 5 << 20
         var place: [(segment: Int, offset: Int64)] = []
         for (number, part) in plan.parts.enumerated() {
@@ -38,20 +38,20 @@ struct S3PartPlanTests {
 
     @Test("a large file is cut into equal parts, and 5 TiB into no more than 10,000")
     func files() {
-        let plan = S3PartPlan(UploadBody([Self.file(20 << 20)]), copies: true)
+        let plan = PartPlan(UploadBody([Self.file(20 << 20)]), copies: true)
         #expect(plan.parts.map(\.size) == [8 << 20, 8 << 20, 4 << 20])
-        check(S3PartPlan(UploadBody([Self.file(5 << 40)]), copies: true), "5 TiB")
-        check(S3PartPlan(UploadBody([Self.stored(5 << 40)]), copies: true), "5 TiB stored")
+        check(PartPlan(UploadBody([Self.file(5 << 40)]), copies: true), "5 TiB")
+        check(PartPlan(UploadBody([Self.stored(5 << 40)]), copies: true), "5 TiB stored")
     }
 
     @Test("what lies on the store is copied, but for what small changes need to become parts")
     func patches() {
         let body = UploadBody([Self.stored(100 << 20), Self.file(4096), Self.stored(100 << 20, from: 100 << 20 + 4096)])
-        let plan = S3PartPlan(body, copies: true)
+        let plan = PartPlan(body, copies: true)
         check(plan, "patch")
         #expect(plan.parts.map(\.isCopy) == [true, false, true])
         #expect(plan.parts[1].size == 5 << 20)
-        #expect(!S3PartPlan(body, copies: false).parts.contains { $0.isCopy })
+        #expect(!PartPlan(body, copies: false).parts.contains { $0.isCopy })
     }
 
     @Test("any mixture keeps to the limits")
@@ -64,7 +64,7 @@ struct S3PartPlanTests {
                     in: 0...[10, 1 << 20, 6 << 20, 700 << 20].randomElement(using: &random)!, using: &random)
                 return Bool.random(using: &random) ? Self.stored(length) : Self.file(length)
             }
-            check(S3PartPlan(UploadBody(segments), copies: true), "seed \(seed)")
+            check(PartPlan(UploadBody(segments), copies: true), "seed \(seed)")
         }
     }
 }

@@ -1,6 +1,6 @@
 package import StoreAPI
 
-/// Names of files as parts of object keys, and back.
+/// Names of files as parts of object keys and of paths in URLs, and back.
 ///
 /// A name that is legal UTF-8 is its own key. Bytes that a key cannot hold become U+201B followed by two upper-case
 /// hexadecimal digits, and U+201B itself is doubled, so that `decode(encode(name)) == name` for every name. rclone
@@ -9,15 +9,11 @@ package import StoreAPI
 ///
 /// A key that no name is encoded as (`a//b`, `../x`, a lone U+201B, a component of more than 255 bytes) has no place
 /// in a file system: decoding answers nil, and nobody can be made to write to another key than the one they saw.
-package struct S3KeyCodec: Sendable {
+package struct KeyCodec: Sendable {
     /// Whether control characters stand for themselves.
     package var keepsControls: Bool
 
     package init(keepsControls: Bool) { self.keepsControls = keepsControls }
-
-    /// The most bytes of a key, as all servers count them.
-    /// Source: S3 User Guide, "Naming Amazon S3 objects".
-    package static let longestKey = 1024
 
     private static let quote: [UInt8] = [0xE2, 0x80, 0x9B]
 

@@ -12,7 +12,7 @@ package import Threading
 ///
 /// Sources: s3fs 1.90 (tried: it shows such modes, times and owners), `src/metaheader.cpp`; rclone's documentation of
 /// metadata, <https://rclone.org/docs/#metadata>.
-package enum S3Metadata {
+package enum POSIXMetadata {
     /// The most bytes that all names and values together may have.
     /// Source: S3 User Guide, "Working with object metadata": 2 KB.
     package static let limit = 2048

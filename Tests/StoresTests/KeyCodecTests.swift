@@ -5,9 +5,9 @@ import Threading
 @testable import Stores
 
 @Suite("Names as keys")
-struct S3KeyCodecTests {
-    private let quoting = S3KeyCodec(keepsControls: false)
-    private let keeping = S3KeyCodec(keepsControls: true)
+struct KeyCodecTests {
+    private let quoting = KeyCodec(keepsControls: false)
+    private let keeping = KeyCodec(keepsControls: true)
 
     @Test(
         "a legal name is its own key", arguments: ["a", "Grüße", "日本 語", "100%25", "a+b?c#d", "...", "␀／．", "e\u{301}"])
@@ -46,12 +46,12 @@ struct S3KeyCodecTests {
         #expect(keeping.decode(controls) == FileName(controls))
         #expect(keeping.encode(FileName([0x0a, 0xff])!) == [0x0a] + Array("‛FF".utf8))
         #expect(keeping.decode(Array("‛0A".utf8)) == nil)
-        #expect(!S3KeyCodec.isPlain(controls) && !S3KeyCodec.isPlain(Array("‛0A".utf8)) && S3KeyCodec.isPlain([0xff]))
+        #expect(!KeyCodec.isPlain(controls) && !KeyCodec.isPlain(Array("‛0A".utf8)) && KeyCodec.isPlain([0xff]))
     }
 
     @Test("every name comes back, and two names never have one key", arguments: [false, true])
     func roundTrip(keepsControls: Bool) {
-        let codec = S3KeyCodec(keepsControls: keepsControls)
+        let codec = KeyCodec(keepsControls: keepsControls)
         let seed = UInt64.random(in: 0...UInt64.max)
         var random = SplitMix(seed: seed)
         let pieces: [[UInt8]] = [

@@ -5,7 +5,7 @@ import Threading
 @testable import Stores
 
 @Suite("Attributes as user metadata")
-struct S3MetadataTests {
+struct POSIXMetadataTests {
     @Test(
         "a mode is read as s3fs and rclone write it",
         arguments: [
@@ -14,19 +14,19 @@ struct S3MetadataTests {
             ("42755", 0o042755), ("41777", 0o041777), ("17407", 0o041777), ("60644", 0o060644), ("8612", 0o020644),
         ] as [(String, UInt32)])
     func modes(text: String, mode: UInt32) {
-        #expect(S3Metadata.parseMode(text) == mode)
+        #expect(POSIXMetadata.parseMode(text) == mode)
     }
 
     @Test("what is no mode is none", arguments: ["", "rwxr-xr-x", "-1", "9999999999"])
-    func badModes(text: String) { #expect(S3Metadata.parseMode(text) == nil) }
+    func badModes(text: String) { #expect(POSIXMetadata.parseMode(text) == nil) }
 
     @Test("each regular mode is read alike in the three forms")
     func allModes() {
         for permissions in UInt32(0)...0o7777 {
             let mode = 0o100000 | permissions
-            #expect(S3Metadata.parseMode(String(mode)) == mode)
-            #expect(S3Metadata.parseMode(String(mode, radix: 8)) == mode)
-            #expect(S3Metadata.parseMode("0" + String(mode, radix: 8)) == mode)
+            #expect(POSIXMetadata.parseMode(String(mode)) == mode)
+            #expect(POSIXMetadata.parseMode(String(mode, radix: 8)) == mode)
+            #expect(POSIXMetadata.parseMode("0" + String(mode, radix: 8)) == mode)
         }
     }
 
@@ -39,11 +39,11 @@ struct S3MetadataTests {
             ("2024-02-29T13:34:56+01:00", 1_709_210_096_000_000_000),
         ] as [(String, Int64)])
     func times(text: String, nanoseconds: Int64) {
-        #expect(S3Metadata.parseTime(text)?.nanoseconds == nanoseconds)
+        #expect(POSIXMetadata.parseTime(text)?.nanoseconds == nanoseconds)
     }
 
     @Test("what is no time is none", arguments: ["", ".", "1.x", "yesterday", "99999999999999999999", "NaN", "1e9"])
-    func badTimes(text: String) { #expect(S3Metadata.parseTime(text) == nil) }
+    func badTimes(text: String) { #expect(POSIXMetadata.parseTime(text) == nil) }
 
     @Test(
         "all attributes of all kinds come back",
@@ -55,8 +55,8 @@ struct S3MetadataTests {
             device: kind == .blockDevice ? 0x801 : nil,
             extended: ["user.ä \"\\": Array(0...255), "user.empty": []])
         let values = Dictionary(
-            uniqueKeysWithValues: S3Metadata.encode(kind, attributes).values.map { ($0.name, $0.value) })
-        let found = S3Metadata.decode(isDirectoryKey: false) { values[$0] }
+            uniqueKeysWithValues: POSIXMetadata.encode(kind, attributes).values.map { ($0.name, $0.value) })
+        let found = POSIXMetadata.decode(isDirectoryKey: false) { values[$0] }
         #expect(found.kind == kind)
         #expect(found.attributes == attributes)
     }
@@ -65,14 +65,14 @@ struct S3MetadataTests {
     func s3fsExtended() {
         // As s3fs 1.90 has written them.
         let text = "%7B%22user.bin%22%3A%22AAH/%22%2C%22user.colour%22%3A%22Ymx1ZSAieCI%3D%22%7D"
-        let found = S3Metadata.decode(isDirectoryKey: false) { $0 == "xattr" ? text : nil }
+        let found = POSIXMetadata.decode(isDirectoryKey: false) { $0 == "xattr" ? text : nil }
         #expect(found.attributes.extended == ["user.bin": [0, 1, 0xff], "user.colour": Array("blue \"x\"".utf8)])
     }
 
     @Test("extended attributes that do not fit are left out, and that is said")
     func tooLarge() {
         let large = Attributes(mode: 0o600, extended: ["user.large": [UInt8](repeating: 1, count: 3000)])
-        let encoded = S3Metadata.encode(.file, large)
+        let encoded = POSIXMetadata.encode(.file, large)
         #expect(!encoded.keepsExtended)
         #expect(encoded.values.map(\.name) == ["mode"])
     }

@@ -2,7 +2,7 @@ import FoundationEssentials
 import StoreHTTP
 
 /// Extended attributes in s3fs's form: `{"user.colour":"Ymx1ZQ=="}`, percent-encoded.
-extension S3Metadata {
+extension POSIXMetadata {
     static func text(of extended: [String: [UInt8]]) -> String {
         let pairs = extended.sorted { $0.key < $1.key }.map { name, value in
             quoted(name) + ":\"" + TextEncoding.base64(value) + "\""

@@ -1,10 +1,10 @@
 import StoreAPI
 
-/// How a body is cut into the parts of a multipart upload.
+/// How a body is cut into the parts of an upload: for S3, and for Nextcloud, which takes parts of the same sizes.
 ///
 /// Invariant: the parts are the body, in order; all but the last have at least ``smallest`` bytes, and there are no more
 /// than 10,000 of them.
-struct S3PartPlan: Sendable {
+struct PartPlan: Sendable {
     struct Piece: Hashable, Sendable {
         /// Index into the body's segments.
         var segment: Int
@@ -25,6 +25,10 @@ struct S3PartPlan: Sendable {
     /// Large copies are cut so that several go on at once.
     private static let usualCopy: Int64 = 256 << 20
 
+    /// 5 MiB: of a part that is not the last.
+    /// Source: S3 User Guide, "Amazon S3 multipart upload limits"; Nextcloud's manual, "Chunked file upload".
+    static let smallestPart: Int64 = 5 << 20
+
     let body: UploadBody
     private(set) var parts: [Part] = []
     private let smallest: Int64
@@ -34,7 +38,7 @@ struct S3PartPlan: Sendable {
         self.body = body
         // 9,000 parts at the most, since the rounding at the edges of copies makes a few more.
         let mebibyte: Int64 = 1 << 20
-        smallest = max(S3Store.smallestPart, (body.length / 9_000 + mebibyte - 1) / mebibyte * mebibyte)
+        smallest = max(Self.smallestPart, (body.length / 9_000 + mebibyte - 1) / mebibyte * mebibyte)
         let usual = max(Self.usualPart, smallest)
         var part = Part()
         var size: Int64 = 0
