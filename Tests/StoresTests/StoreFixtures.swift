@@ -124,7 +124,7 @@ struct WebDAVServer {
 
 extension StoreFixture {
     static let webdavServers = [
-        // Apache's mod_dav loses locks that are taken at the same time, and tells no quota.
+        // Apache's mod_dav loses some of the locks that are taken at the same time, and tells no quota.
         WebDAVServer(name: "httpd", lacks: [.conditionalCreate, .conditionalReplace, .spaceUsage]),
         WebDAVServer(
             name: "wsgidav",

@@ -79,6 +79,21 @@ struct WebDAVStoreTests {
         }
     }
 
+    @Test(
+        "Apache's locks are not relied upon, however they look",
+        arguments: [("Apache/2.4.62 (Debian)", false), ("Apache", false), ("WsgiDAV/4.3", true)])
+    func locksOfApache(name: String, isTrusted: Bool) throws {
+        let table = LockTable()
+        let server = StubServer { request in
+            var answer = table.answer(request)
+            answer.headers.append(("Server", name))
+            return answer
+        }
+        let store = try store(server)
+        try store.connect()
+        #expect(store.traits.locks == isTrusted)
+    }
+
     // MARK: Redirects and credentials
 
     @Test("a redirect to TLS is followed, and everything after goes there at once")
@@ -114,6 +129,7 @@ struct WebDAVStoreTests {
         let store = try store(server)
         #expect(try store.contents(of: StorePath("f")!) == Array("abc".utf8))
         #expect(server.requests.prefix(3).map { $0["Authorization"] } == [nil, "Basic YW5uYTp0aGUtc2VjcmV0", nil])
+        store.state.withLock { $0.traits.putsWhole = true }
         let error = #expect(throws: StoreError.self) { try store.write([1], at: StorePath("f")!) }
         #expect(error?.code == .invalidArgument)
         #expect(error?.message.contains("other.example.org") == true)
@@ -187,6 +203,29 @@ struct WebDAVStoreTests {
         #expect(webdav.settingsFromURL("webdavs", "h/ü b") == ["url": "https://h/%C3%BC%20b"])
         #expect(webdav.settingsFromURL("webdav", "anna:pw@h/x") == nil)
         #expect(webdav.identity(StoreSettings(["url": "https://H:443/x/", "user": "anna"])) == "https://h/x")
+    }
+}
+
+/// Locks that hold, and nothing but folders.
+private final class LockTable: Sendable {
+    private let held = Lock<[String: String]>([:])
+
+    func answer(_ request: HTTPRequest) -> HTTPResponse {
+        held.withLock { held in
+            switch request.method {
+            case "PROPFIND": return WebDAVStoreTests.multistatus(WebDAVStoreTests.folder(request.path))
+            case "LOCK":
+                guard held[request.path] == nil else { return text("", status: 423) }
+                let token = "<urn:\(UInt64.random(in: 0...UInt64.max))>"
+                held[request.path] = token
+                return text("", status: 200, [("Lock-Token", token)])
+            case "UNLOCK":
+                held[request.path] = nil
+                return text("", status: 204)
+            case "PUT": return text("", status: held[request.path] == nil ? 201 : 423)
+            default: return text("", status: 204)
+            }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ import Threading
 ///   written to `.cloudfusion/tmp` and moved. Servers delete what a MOVE replaces before they move (Apache, WsgiDAV and
 ///   rclone do), so there a reader may find nothing for a moment.
 /// - No server is trusted with `If-Match` or `If-None-Match` on PUT: few check them atomically. Where exclusive locks
-///   hold, writes under a condition are made with one of the locks in `.cloudfusion/locks` held, which other machines
+///   hold, which Apache's never do for certain, writes under a condition are made with one of the locks in `.cloudfusion/locks` held, which other machines
 ///   with CloudFusion honour.
 /// - WsgiDAV cuts the destination of a MOVE at a question mark: such names are refused where they do not arrive.
 /// - PUT with Content-Range is never used: it destroys the file on some servers.
