@@ -79,6 +79,32 @@ struct WebDAVStoreTests {
         }
     }
 
+    // MARK: Directories that are missing
+
+    @Test("a move to where the directory is missing is not tried again before that was made")
+    func missingParentOfMove() throws {
+        let apache = Apache(["/dav/old"])
+        let server = StubServer(apache.answer)
+        try store(server).move(StorePath("old")!, to: StorePath("made/too/new")!)
+        #expect(server.requests.filter { $0.method == "MOVE" }.count == 2)
+        #expect(apache.folders == ["/dav/made", "/dav/made/too", "/dav/made/too/new"])
+    }
+
+    @Test("a directory that others make at the same moment is made")
+    func directoryMadeByOthers() throws {
+        let apache = Apache([])
+        let server = StubServer { request in
+            // The others are there first.
+            if request.method == "MKCOL", request.path == "/dav/a/b/", apache.folders == ["/dav/a"] {
+                _ = apache.answer(request)
+                return text("", status: 403)
+            }
+            return apache.answer(request)
+        }
+        try store(server).createDirectory(at: StorePath("a/b")!, Attributes())
+        #expect(apache.folders == ["/dav/a", "/dav/a/b"])
+    }
+
     @Test(
         "Apache's locks are not relied upon, however they look",
         arguments: [("Apache/2.4.62 (Debian)", false), ("Apache", false), ("WsgiDAV/4.3", true)])
@@ -203,6 +229,46 @@ struct WebDAVStoreTests {
         #expect(webdav.settingsFromURL("webdavs", "h/ü b") == ["url": "https://h/%C3%BC%20b"])
         #expect(webdav.settingsFromURL("webdav", "anna:pw@h/x") == nil)
         #expect(webdav.identity(StoreSettings(["url": "https://H:443/x/", "user": "anna"])) == "https://h/x")
+    }
+}
+
+/// Directories only, and answers as Apache gives them.
+private final class Apache: Sendable {
+    private let made: Lock<Set<String>>
+
+    init(_ folders: Set<String>) { made = Lock(folders) }
+
+    var folders: Set<String> { made.withLock { $0 } }
+
+    func answer(_ request: HTTPRequest) -> HTTPResponse {
+        let path = Self.withoutSlash(request.path)
+        return made.withLock { made in
+            switch request.method {
+            case "PROPFIND" where path == "/dav" || made.contains(path):
+                return WebDAVStoreTests.multistatus(WebDAVStoreTests.folder(path + "/"))
+            case "PROPFIND": return text("", status: 404)
+            case "MKCOL":
+                guard Self.hasParent(path, made) else { return text("", status: 409) }
+                made.insert(path)
+                return text("", status: 201)
+            case "MOVE":
+                let target = Self.withoutSlash(request["Destination"].flatMap { WebURL($0)?.path } ?? "")
+                guard Self.hasParent(target, made) else { return text("", status: 500) }
+                made.remove(path)
+                made.insert(target)
+                return text("", status: 201)
+            default: return text("", status: 405)
+            }
+        }
+    }
+
+    private static func withoutSlash(_ path: String) -> String {
+        path.hasSuffix("/") ? String(path.dropLast()) : path
+    }
+
+    private static func hasParent(_ path: String, _ made: Set<String>) -> Bool {
+        guard let slash = path.lastIndex(of: "/") else { return false }
+        return path[..<slash] == "/dav" || made.contains(String(path[..<slash]))
     }
 }
 

@@ -244,9 +244,14 @@ extension WebDAVStore {
             } else {
                 try makeDirectory(parent)
             }
-            call.accepted = [301, 405]
-            let response = try send(call)
-            if (200..<300).contains(response.status) { return }
+            do throws(StoreError) {
+                let response = try send(call)
+                if (200..<300).contains(response.status) { return }
+            } catch {
+                // Apache calls it forbidden to make what others have made just now.
+                guard try find(path)?.kind == .directory else { throw error }
+                return
+            }
         }
         guard try find(path)?.kind == .directory else { throw Self.notADirectory(path) }
     }
@@ -272,6 +277,12 @@ extension WebDAVStore {
             ("Destination", url(destination, isCollection: isCollection).description),
             ("Overwrite", overwrites ? "T" : "F"),
         ]
+        call.accepted = accepted.union([500])
+        let response = try send(call)
+        guard response.status == 500 else { return response }
+        // What Apache answers when the directory for it is missing. As a fault of the server it would be asked again and
+        // again for a minute.
+        if let parent = destination.parent, !parent.isRoot, try find(parent) == nil { try makeDirectory(parent) }
         call.accepted = accepted
         return try send(call)
     }
