@@ -71,11 +71,29 @@ struct WebDAVStoreTests {
 
     @Test("attributes of other bytes do not count")
     func attributesOfOtherBytes() throws {
-        let text = WebDAVAttributes.encode(.symbolicLink, Attributes(mode: 0o777), tag: "old")
+        let text = WebDAVAttributes.encode(.symbolicLink, Attributes(mode: 0o777), tag: "old").text
         let property = "<c:posix-attributes xmlns:c=\"urn:cloudfusion\">\(text)</c:posix-attributes>"
         for (tag, kind) in [("old", FileKind.symbolicLink), ("new", .file)] {
             let server = StubServer { _ in Self.multistatus(Self.file("/dav/f", tag: tag, more: property)) }
             #expect(try store(server).metadata(of: StorePath("f")!).kind == kind)
+        }
+    }
+
+    @Test("extended attributes that are too large are not said to be kept")
+    func largeAttributes() throws {
+        let server = StubServer { request in
+            request.method == "PROPPATCH"
+                ? Self.multistatus(Self.folder(request.path)) : Self.multistatus(Self.file("/dav/f"))
+        }
+        let store = try store(server)
+        store.state.withLock { $0.traits.keepsProperties = true }
+        for (size, isKept) in [(100, true), (3000, false)] {
+            let attributes = Attributes(mode: 0o600, extended: ["user.x": pattern(size)])
+            let kept = try store.setAttributes(attributes, at: StorePath("f")!, ifVersion: nil).attributes
+            #expect(kept?.mode == 0o600)
+            #expect((kept?.extended != nil) == isKept)
+            let sent = String(decoding: server.requests.last?.bytes ?? [], as: UTF8.self)
+            #expect(sent.contains("xattr=") == isKept)
         }
     }
 

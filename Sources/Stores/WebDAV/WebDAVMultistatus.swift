@@ -98,12 +98,17 @@ enum WebDAVAttributes {
     static let propertyName = "posix-attributes"
 
     /// - Parameter tag: nil for a directory.
-    static func encode(_ kind: FileKind, _ attributes: Attributes, tag: String?, keepsExtended: Bool = true) -> String {
+    /// - Returns: Without extended attributes, and with `keepsExtended` false, when those are not to be kept or have more
+    ///   than ``POSIXMetadata/limit``: each listing tells them all.
+    static func encode(_ kind: FileKind, _ attributes: Attributes, tag: String?, keepsExtended: Bool = true) -> (
+        text: String, keepsExtended: Bool
+    ) {
         var attributes = attributes
         if !keepsExtended { attributes.extended = nil }
-        var words = POSIXMetadata.encode(kind, attributes).values.map { "\($0.name)=\($0.value)" }
+        let encoded = POSIXMetadata.encode(kind, attributes)
+        var words = encoded.values.map { "\($0.name)=\($0.value)" }
         if let tag { words.append("tag=" + TextEncoding.percentEncode(tag)) }
-        return words.joined(separator: " ")
+        return (words.joined(separator: " "), keepsExtended && encoded.keepsExtended)
     }
 
     /// - Returns: nil when they do not belong to these bytes.

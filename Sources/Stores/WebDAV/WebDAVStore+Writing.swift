@@ -155,23 +155,25 @@ extension WebDAVStore {
     private func setProperty(_ kind: FileKind, _ attributes: Attributes, tag: String?, at path: StorePath)
         throws(StoreError) -> Attributes
     {
-        func attempt(keepsExtended: Bool) throws(StoreError) {
+        /// - Returns: Whether extended attributes were among them, or would have been.
+        func attempt(keepsExtended: Bool) throws(StoreError) -> Bool {
             var call = WebDAVCall(
                 "PROPPATCH", path, isCollection: kind == .directory,
                 action: "the attributes of '\(path)' could not be written")
             call.headers = [("Content-Type", "application/xml; charset=utf-8")]
-            let text = WebDAVAttributes.encode(kind, attributes, tag: tag, keepsExtended: keepsExtended)
-            call.body = UploadBody(WebDAVAttributes.update(text))
+            let encoded = WebDAVAttributes.encode(kind, attributes, tag: tag, keepsExtended: keepsExtended)
+            call.body = UploadBody(WebDAVAttributes.update(encoded.text))
             let response = try send(call)
             if let status = try WebDAVMultistatus(response.body).failures.first {
                 throw StoreError(
                     HTTPResponse(status: status).errorCode ?? .internal, "\(call.action): status \(status)",
                     path: path, cause: response.summary)
             }
+            return encoded.keepsExtended
         }
         var kept = attributes
         do throws(StoreError) {
-            try attempt(keepsExtended: true)
+            if try !attempt(keepsExtended: true) { kept.extended = nil }
             return kept
         } catch {
             guard Self.isRefused(error) else { throw error }
@@ -179,7 +181,7 @@ extension WebDAVStore {
         // Some keep only short properties (Apache: 1 KB): those of POSIX come before those of programs.
         kept.extended = nil
         do throws(StoreError) {
-            try attempt(keepsExtended: false)
+            _ = try attempt(keepsExtended: false)
             return kept
         } catch {
             // Apache keeps none for names above 250 bytes. What is no plain file would be lost without.
