@@ -248,8 +248,8 @@ enum WebDAVErrors {
         switch status {
         // What RFC 4918 uses this for: a parent that is missing.
         case 409: return .notFound
-        // A property that it does not take is a fault of its own to many a server; asking again is no use.
         case 424: return .unavailable
+        // A property that it does not take is a fault of its own to many a server; asking again is no use.
         case 500 where call.method == "PROPPATCH": return .unsupported
         default: return generic
         }
