@@ -75,9 +75,11 @@ def test_a_tree_comes_back_from_the_server(name, kind, webdav_server, mounts, fo
 @pytest.mark.parametrize("name", SERVERS)
 def test_what_is_wrong_is_told_in_one_sentence(name, webdav_server, mounts, binary):
     store = webdav_server(name)
-    for change, words in (({"password": SECRET}, "check user and password"),
-                          ({"url": f"{store.endpoint}/there-is-none"}, "check url"),
-                          ({"url": "http://127.0.0.1:1/"}, "127.0.0.1:1")):
+    mistakes = [({"password": SECRET}, "check user and password"),
+                ({"url": f"{store.endpoint}/there-is-none"}, "check url")]
+    if name == SERVERS[0]:      # the same for all, and waited for
+        mistakes.append(({"url": "http://127.0.0.1:1/"}, "127.0.0.1:1"))
+    for change, words in mistakes:
         mount = mounts(store)
         settings = {**store.auth, **change}
         auth = "\n".join(f"{key} = {value}" for key, value in settings.items())

@@ -192,18 +192,37 @@ extension WebDAVStore {
                 try store.makeDirectory(WebDAVStore.locks)
                 return true
             }
-            guard isThere ?? false, try tryLock(0, alsoWriting: true) else { return }
-            for _ in 0..<Self.locks.rounds {
-                let held = Lock(0)
-                let probe = self
-                try store.session.parallel.run(Self.locks.count, parallel: Self.locks.count) {
-                    number throws(StoreError) in
-                    if try probe.tryLock(number, alsoWriting: false) { held.withLock { $0 += 1 } }
-                }
-                guard held.withLock({ $0 }) == Self.locks.count else { return }
+            guard isThere ?? false else { return }
+            let hold = try locksHold()
+            let probe = self
+            try store.session.parallel.run(Self.locks.count, parallel: Self.locks.count) { number throws(StoreError) in
+                var removal = WebDAVCall(
+                    "DELETE", probe.lockFile(number), .requestsDelete, .storeDelete,
+                    action: "a trial file could not be deleted")
+                // What is left of a lock that was lost ends by itself.
+                removal.accepted = [404, 423, 424]
+                _ = try probe.tolerating { () throws(StoreError) in try probe.store.send(removal) }
             }
+            guard hold else { return }
             traits.locks = true
             features.formUnion([.conditionalCreate, .conditionalReplace])
+        }
+
+        private func locksHold() throws(StoreError) -> Bool {
+            guard try tryLock(0, alsoWriting: true) else { return false }
+            for _ in 0..<Self.locks.rounds {
+                let held = Lock(0)
+                try store.session.parallel.run(Self.locks.count, parallel: Self.locks.count) {
+                    number throws(StoreError) in
+                    if try tryLock(number, alsoWriting: false) { held.withLock { $0 += 1 } }
+                }
+                guard held.withLock({ $0 }) == Self.locks.count else { return false }
+            }
+            return true
+        }
+
+        private func lockFile(_ number: Int) -> StorePath {
+            WebDAVStore.locks.appending(FileName("trial-\(folder.name!)-\(number)")!)
         }
 
         private func isApache() throws(StoreError) -> Bool {
@@ -213,9 +232,9 @@ extension WebDAVStore {
         }
 
         private func tryLock(_ number: Int, alsoWriting: Bool) throws(StoreError) -> Bool {
-            let file = WebDAVStore.locks.appending(FileName("trial-\(folder.name!)-\(number)")!)
+            let file = lockFile(number)
             let holds = try tolerating { () throws(StoreError) -> Bool in
-                // As it will be done: on a file that is not there.
+                // At first as it will be done: on a file that is not there.
                 let first = try store.tryLock(file, isCollection: false, seconds: Self.locks.seconds)
                 guard (200..<300).contains(first.status), let token = first["Lock-Token"] else { return false }
                 let second = try store.tryLock(file, isCollection: false, seconds: Self.locks.seconds)
@@ -231,11 +250,6 @@ extension WebDAVStore {
                 try store.unlock(file, isCollection: false, String(token.dropFirst().dropLast()))
                 return refuses
             }
-            var removal = WebDAVCall(
-                "DELETE", file, .requestsDelete, .storeDelete, action: "a trial file could not be deleted")
-            // What is left of a lock that was lost ends by itself.
-            removal.accepted = [404, 423, 424]
-            _ = try tolerating { () throws(StoreError) in try store.send(removal) }
             return holds ?? false
         }
 
