@@ -40,7 +40,7 @@ public struct StoreCapabilities: Hashable, Sendable {
         public static let emptyDirectories = Features(rawValue: 1 << 16)
         /// ``Attributes/changed`` is among the attributes that come back; where it is not, it is the store's own.
         public static let changeTimes = Features(rawValue: 1 << 17)
-        /// Versions that were replaced or removed can be read for some time (``ReadRequest/version``).
+        /// Versions of small files that were replaced or removed can be read for some time (``ReadRequest/version``).
         public static let formerVersions = Features(rawValue: 1 << 18)
     }
 
