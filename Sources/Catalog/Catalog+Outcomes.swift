@@ -89,11 +89,10 @@ extension Catalog {
     ///
     /// - Returns: the names that are gone; none: it has bytes of ours, or lies on the store after all.
     package func removeIfLost(_ inode: InodeID) throws(CatalogError) -> [NamespaceChange] {
-        guard let content = try content(of: inode), content.isLost, !content.isDirty, !content.isChanging else {
-            return []
-        }
-        return try write { tables throws(CatalogError) in
-            guard let record = try tables.inode(inode) else { return [] }
+        try write { tables throws(CatalogError) in
+            guard let content = try tables.contentRecord(inode), content.isLost, !content.isDirty, !content.isChanging,
+                let record = try tables.inode(inode)
+            else { return [] }
             var changes: [NamespaceChange] = []
             for (parent, name) in try tables.names(of: inode) {
                 try tables.removeEntry(name, from: parent, of: record)
