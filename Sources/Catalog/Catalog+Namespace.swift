@@ -33,9 +33,9 @@ extension Catalog {
         try read { tables throws(CatalogError) in try tables.listed(of: directory) }
     }
 
-    /// The directory that holds `directory`; nil for the root and for one that was removed.
-    package func parent(of directory: InodeID) throws(CatalogError) -> InodeID? {
-        try read { tables throws(CatalogError) in try tables.parent(of: directory)?.parent }
+    /// The directory of one of the inode's names; nil for the root and for what was removed.
+    package func parent(of inode: InodeID) throws(CatalogError) -> InodeID? {
+        try read { tables throws(CatalogError) in try tables.parent(of: inode)?.parent }
     }
 
     /// The path of one of the inode's names; nil when it has none.

@@ -49,10 +49,7 @@ extension Volume {
     /// The store has another version of the file: its directory is listed anew for whoever asks for a name in it.
     private func distrustName(of inode: InodeID) {
         do {
-            guard let path = try catalog.path(of: inode), let parent = path.parent,
-                let directory = try catalog.inode(at: parent)
-            else { return }
-            try lister.distrust(directory.id)
+            if let parent = try catalog.parent(of: inode) { try lister.distrust(parent) }
         } catch {
             report(error)
         }
