@@ -161,9 +161,7 @@ package final class ChunkStore: Store {
     }
 
     package func put(_ body: UploadBody, at path: StorePath, _ options: PutOptions) throws(StoreError) -> Metadata {
-        if isPassive { return try base.put(body, at: path, options) }
-        if isPlain(body, path, options) { return try putPlain(body, at: path, options) }
-        return try applyOne(.put(body, at: path, options))!
+        try applyOne(.put(body, at: path, options))!
     }
 
     package func setAttributes(_ attributes: Attributes, at path: StorePath, ifVersion version: Version?)
