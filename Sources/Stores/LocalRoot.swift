@@ -103,7 +103,7 @@ final class LocalRoot: Sendable {
             .conditionalCreate, .serverSideCopy, .rangeCopy, .atomicMove, .directoryMove,
         ])
         if places.lockFile != nil { features.insert(.conditionalReplace) }
-        let name = FileName("probe-" + randomName())!
+        let name = FileName("probe-" + Trial.name())!
         guard let temporary = places.temporary?.descriptor,
             let file = LocalFile(name, in: temporary, O_RDWR | O_CREAT | O_EXCL, mode: 0o600)
         else { return features }
@@ -116,17 +116,13 @@ final class LocalRoot: Sendable {
         if LocalStatus(of: FileName(name.description.uppercased())!, in: temporary) != nil {
             features.remove(.caseSensitive)
         }
-        let fifo = FileName("probe-" + randomName())!
+        let fifo = FileName("probe-" + Trial.name())!
         if fifo.withCString({ mknodat(temporary, $0, S_IFIFO | 0o600, 0) }) == 0 {
             _ = fifo.withCString { unlinkat(temporary, $0, 0) }
         } else {
             features.remove(.specialFiles)
         }
         return features
-    }
-
-    static func randomName() -> String {
-        String(UInt64.random(in: 0...UInt64.max), radix: 16) + String(UInt64.random(in: 0...UInt64.max), radix: 16)
     }
 
     /// Removes what a crash has left of uploads, when it is older than a day: nothing is written for so long.

@@ -12,7 +12,7 @@ extension LocalStore {
         try checkEarly(options.condition, at: path, root)
         if let temporary = root.temporary {
             do {
-                let upload = try LocalUpload(body, of: path, options, in: temporary, LocalRoot.randomName(), self, root)
+                let upload = try LocalUpload(body, of: path, options, in: temporary, Trial.name(), self, root)
                 let parent = try root.openDirectory(parentPath, isMaking: true)
                 return try commit(upload, to: name, in: parent, path, options, root)
             } catch {
@@ -22,7 +22,7 @@ extension LocalStore {
             }
         }
         let parent = try root.openDirectory(parentPath, isMaking: true)
-        let temporaryName = String(decoding: LocalRoot.temporaryPrefix, as: UTF8.self) + LocalRoot.randomName()
+        let temporaryName = String(decoding: LocalRoot.temporaryPrefix, as: UTF8.self) + Trial.name()
         let upload = try LocalUpload(body, of: path, options, in: parent, temporaryName, self, root)
         return try commit(upload, to: name, in: parent, path, options, root)
     }

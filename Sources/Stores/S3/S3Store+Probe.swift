@@ -37,14 +37,9 @@ extension S3Store {
         init(store: S3Store) {
             self.store = store
             traits = S3Traits(tagIsMD5: store.configuration.isAmazon)
-            let id = UInt64.random(in: 1 << 60...UInt64.max)
-            path = StorePath(".cloudfusion/probe-\(String(id, radix: 16))")!
+            path = StorePath(".cloudfusion/probe-\(Trial.name())")!
             bytes = (0..<64).map { _ in UInt8.random(in: 0...255) }
         }
-
-        private static let sample = Attributes(
-            mode: 0o640, uid: 1234, gid: 5678, modified: Timestamp(seconds: 1_234_567_890, nanoseconds: 123_456_789),
-            extended: ["user.probe": Array("prüfung".utf8)])
 
         mutating func run() throws(StoreError) {
             do throws(StoreError) {
@@ -91,7 +86,7 @@ extension S3Store {
             var call = S3Call(
                 "PUT", try store.key(path), .requestsPut, .storePut, action: "a trial object could not be written",
                 path: path)
-            call.headers = store.description(path, .file, Self.sample).headers
+            call.headers = store.description(path, .file, Trial.attributes).headers
             call.headers += [("Content-MD5", TextEncoding.base64(Digest.md5(bytes)))] + headers
             call.body = UploadBody(bytes)
             // A refusal is an answer here, also one by a server that does not know what is asked.
@@ -121,7 +116,7 @@ extension S3Store {
 
         private func keepsAttributes(_ head: HTTPResponse) -> Bool {
             let found = POSIXMetadata.decode(isDirectoryKey: false) { head["x-amz-meta-" + $0] }
-            return found.attributes == Self.sample && found.kind == .file
+            return found.attributes == Trial.attributes && found.kind == .file
         }
 
         private mutating func tryReading() throws(StoreError) {
@@ -160,7 +155,7 @@ extension S3Store {
                 traits.checksCopySource = true
             }
             // Where a copy loses attributes, they cannot be changed either.
-            var other = Self.sample
+            var other = Trial.attributes
             other.mode = 0o600
             let values = POSIXMetadata.encode(.file, other).values.map {
                 (name: "X-Amz-Meta-" + $0.name, value: $0.value)

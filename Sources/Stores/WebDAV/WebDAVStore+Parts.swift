@@ -16,7 +16,7 @@ extension WebDAVStore {
         guard var folder = traits.uploads else {
             throw StoreError(.internal, "'\(path)' was to be sent in parts, which the server does not take", path: path)
         }
-        folder.path += "/cloudfusion-" + Self.randomName()
+        folder.path += "/cloudfusion-" + Trial.name()
         let destination = (name: "Destination", value: url(path).description)
         let length = (name: "OC-Total-Length", value: String(body.length))
         let action = "'\(path)' could not be written"

@@ -32,15 +32,11 @@ extension WebDAVStore {
 
         init(store: WebDAVStore) {
             self.store = store
-            folder = WebDAVStore.control.appending(FileName("probe-\(WebDAVStore.randomName())")!)
+            folder = WebDAVStore.control.appending(FileName("probe-\(Trial.name())")!)
             bytes = (0..<64).map { _ in UInt8.random(in: 0...255) }
         }
 
         private func path(_ name: String) -> StorePath { folder.appending(FileName(name)!) }
-
-        private static let sample = Attributes(
-            mode: 0o640, uid: 1234, gid: 5678, modified: Timestamp(seconds: 1_234_567_890, nanoseconds: 123_456_789),
-            extended: ["user.probe": Array("prüfung".utf8)])
 
         mutating func run() throws(StoreError) {
             // Nothing is known until all of it is: what others do meanwhile goes by what was known before.
@@ -129,15 +125,15 @@ extension WebDAVStore {
             let file = path("listed")
             let kept = try tolerating { () throws(StoreError) -> Bool in
                 let before = try store.metadata(of: file)
-                let changed = try store.setAttributes(Self.sample, at: file, ifVersion: nil)
+                let changed = try store.setAttributes(Trial.attributes, at: file, ifVersion: nil)
                 let after = try store.metadata(of: file)
-                guard after.version == before.version, changed.attributes == Self.sample,
-                    after.attributes == Self.sample
+                guard after.version == before.version, changed.attributes == Trial.attributes,
+                    after.attributes == Trial.attributes
                 else { return false }
                 let listed = try store.list(folder, after: nil).entries.first { $0.name == file.name }
                 try store.createDirectory(at: path("described"), Attributes(mode: 0o751))
                 let directory = try store.metadata(of: path("described"))
-                return listed?.metadata.attributes == Self.sample && directory.attributes?.mode == 0o751
+                return listed?.metadata.attributes == Trial.attributes && directory.attributes?.mode == 0o751
             }
             guard kept ?? false else { return store.setTraits(traits) }
             traits.keepsProperties = true

@@ -41,7 +41,7 @@ extension WebDAVStore {
         let inParts = traits.uploads != nil && body.length >= Self.multipartThreshold
         // What is no plain file is to show up as what it is at once.
         guard traits.putsWhole, options.kind == .file else {
-            let staged = Self.temporary.appending(FileName(Self.randomName())!)
+            let staged = Self.temporary.appending(FileName(Trial.name())!)
             do throws(StoreError) {
                 try send(body, to: staged, options)
                 let written = try describe(staged, body.length, options.kind, options.attributes, as: path)
@@ -66,8 +66,6 @@ extension WebDAVStore {
     static func cancelled(_ path: StorePath) -> StoreError {
         StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
     }
-
-    static func randomName() -> String { String(UInt64.random(in: 1 << 60...UInt64.max), radix: 16) }
 
     private func remove(_ path: StorePath) {
         var call = WebDAVCall(
