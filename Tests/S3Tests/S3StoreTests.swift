@@ -141,6 +141,24 @@ struct S3StoreTests {
         #expect(transport.requests.count == 2)
     }
 
+    @Test(
+        "an object that OpenStack Swift does not find while it is replaced is asked for once more", arguments: [1, 2])
+    func missedWhileReplaced(misses: Int) throws {
+        let tries = Lock(0)
+        let transport = StubTransport { _ in
+            let number = tries.withLock { count in
+                count += 1
+                return count
+            }
+            return number <= misses
+                ? text("", status: 404, [("x-openstack-request-id", "tx1")])
+                : text("", [("ETag", "\"tag\""), ("Content-Length", "4")])
+        }
+        let store = try store(transport)
+        #expect(try (store.head(Array("a".utf8), StorePath("a")!) != nil) == (misses == 1))
+        #expect(transport.requests.count == 2)
+    }
+
     @Test("a write that lost against another at the same time is done again")
     func unconfirmedWrite() throws {
         let right = TextEncoding.hex(Digest.md5(Array("ours".utf8)))
