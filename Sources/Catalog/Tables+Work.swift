@@ -78,9 +78,10 @@ extension Tables {
         let moment = Moment(count: workCount, time: now)
         for place in work.places + work.implied { ended[place] = moment }
         if let subtree = work.subtree { subtreesEnded[subtree] = moment }
-        guard (ended.count + subtreesEnded.count) % 65_536 == 65_535 else { return }
+        guard ended.count + subtreesEnded.count >= sweepAt else { return }
         ended = ended.filter { $0.value.time > moment.time - Self.longestLag }
         subtreesEnded = subtreesEnded.filter { $0.value.time > moment.time - Self.longestLag }
+        sweepAt = ended.count + subtreesEnded.count + Self.sweepInterval
     }
 
     // MARK: Moves whose outcome is not known

@@ -20,6 +20,9 @@ final class Tables {
     /// may be from before the work. In memory: no listing outlasts the process.
     var ended: [Place: Moment] = [:]
     var subtreesEnded: [Int64: Moment] = [:]
+    /// At how many of both what is too old to matter is taken out.
+    var sweepAt = sweepInterval
+    static let sweepInterval = 65_536
     /// Counts the work that has ended: tells in which order things were, whatever the clock does.
     var workCount: Int64 = 0
     /// Up to when (by that count) listings of a directory are from before somebody found them wrong.
