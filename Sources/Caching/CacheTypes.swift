@@ -30,6 +30,8 @@ package enum CacheError: Error, Sendable {
     case lost
     /// The bytes did not come within the time that a reader waits.
     case timedOut
+    /// The file was removed for good meanwhile: it has neither a name nor a user.
+    case discarded
     case shutDown
 }
 

@@ -141,7 +141,7 @@ extension CachedContent {
         _ range: Range<Int64>, of source: CacheFile, at offset: Int64, _ state: inout LiveState,
         _ satisfied: inout [Waiter]
     ) throws(CacheError) {
-        guard !state.isDiscarded else { throw .system(ESTALE) }
+        guard !state.isDiscarded else { throw .discarded }
         try begin(&state)
         try source.copy(range, to: file(&state), at: offset)
         wrote(offset..<(offset + range.length), &state)

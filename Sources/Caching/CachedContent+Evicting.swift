@@ -90,6 +90,6 @@ extension CachedContent {
             return state.charged
         }
         cache.charge(-freed)
-        takeWaiters(because: .system(ESTALE)) { _ in true }
+        takeWaiters(because: .discarded) { _ in true }
     }
 }

@@ -275,7 +275,7 @@ extension CachedContent {
     {
         if cache.isShutDown { throw .shutDown }
         return try state.withLock { (state: inout LiveState) throws(CacheError) -> [Waiter] in
-            guard !state.isDiscarded else { throw .shutDown }
+            guard !state.isDiscarded else { throw .discarded }
             let end = state.sourceEnd
             guard offset >= 0, offset < end else { return [] }
             let range = (offset..<(offset + min(Int64(bytes.count), end - offset))).clamped(to: fetch.range)

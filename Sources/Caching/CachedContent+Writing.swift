@@ -131,7 +131,7 @@ extension CachedContent {
         var satisfied: [Waiter] = []
         func attempt() throws(CacheError) {
             try state.withLock { (state: inout LiveState) throws(CacheError) in
-                guard !state.isDiscarded else { throw .system(ESTALE) }
+                guard !state.isDiscarded else { throw .discarded }
                 try body(&state, &satisfied)
             }
         }

@@ -272,7 +272,7 @@ package final class ContentCache: Sendable {
         case .system(let number): reason = String(cString: strerror(number))
         case .lost: reason = "bytes that were written are not in the cache any more"
         case .timedOut: reason = "the store did not answer in time"
-        case .shutDown: return
+        case .discarded, .shutDown: return
         }
         statistics.report(
             kind: "cache", message: "could not \(what): \(reason)",

@@ -64,6 +64,7 @@ extension StoreError {
                 "the cached content of inode \(inode) cannot be used: \(reason)")
         case .lost: self.init(.contentLost, "bytes that were written are not in the cache any more (inode \(inode))")
         case .timedOut: self.init(.timedOut, "the missing bytes of inode \(inode) did not come from the store in time")
+        case .discarded: self.init(.cancelled, "the file was removed (inode \(inode))")
         case .shutDown: self.init(.cancelled, "the cache is being shut down")
         }
     }

@@ -30,6 +30,7 @@ extension FileSystemError {
             case .system(let number): number == ENOSPC ? .noSpace : .system(number)
             case .lost: .inputOutput
             case .timedOut: .timedOut
+            case .discarded: .stale
             case .shutDown: .noDevice
             }
     }

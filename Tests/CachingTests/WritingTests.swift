@@ -383,14 +383,20 @@ private let block: Int64 = 128 << 10
         let rig = try Rig()
         rig.addEmpty(3)
         rig.addEmpty(4)
-        for inode in [3, 4] as [UInt64] {
+        func written(_ inode: UInt64) throws -> CachedContent {
             let content = try rig.open(inode)
             try content.write([UInt8](repeating: 1, count: 5000), at: 0)
             try content.save()
-            if inode == 3 { content.close() }
+            return content
         }
+        try written(3).close()
+        let open = try written(4)
         rig.cache.discard(InodeID(3))
         rig.cache.discard(InodeID(4))
+        do {
+            try open.write([1], at: 0)
+            Issue.record("what is gone can be written to")
+        } catch CacheError.discarded {}
         #expect(access(rig.path(3), F_OK) != 0)
         #expect(access(rig.path(4), F_OK) != 0)
         #expect(rig.cache.accounts.total == 0)
