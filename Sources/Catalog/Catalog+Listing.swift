@@ -352,7 +352,9 @@ extension Tables {
             try insertForeign(entry, listing, object: object.id, &changes)
             return
         }
-        if local.id == object.inode, try !isDirty(local.id) {
+        // Under another name of the file its newest content may be on the store already.
+        let generation = try generations(of: local.id).content
+        if local.id == object.inode, generation == object.contentGeneration, try !isDirty(local.id) {
             // Our pending change, if any, was one of attributes: of a content that is no more.
             try database.run(
                 "DELETE FROM pending WHERE parent = ? AND name = ?", .int(listing.directory.row),

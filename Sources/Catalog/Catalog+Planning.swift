@@ -462,7 +462,9 @@ private struct Planner {
                     version: object.version, target: slot.path, object: object.id, parentObject: slot.place,
                     name: slot.name))
         }
-        if tables.capabilities.contains(.serverSideCopy) {
+        // What is no file and known here needs no other place, and so keeps nothing from taking that place: while it is
+        // copied, something else may come there.
+        if tables.capabilities.contains(.serverSideCopy), inode.kind == .file || !inode.attributesAreKnown {
             return .copy(
                 CopyPlan(
                     placement: placement(of: inode, slot, generations), source: source, sourceVersion: object.version,

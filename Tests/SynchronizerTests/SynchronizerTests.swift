@@ -364,6 +364,21 @@ import Threading
         #expect(!bench.changes.all.withLock { $0.isEmpty })
     }
 
+    @Test("changed here under both names of a link, and on the store under one: both are kept", arguments: ["f", "g"])
+    func conflictOfOneName(name: String) throws {
+        let bench = try Workbench()
+        let inode = try bench.write("f", "base")
+        _ = try bench.catalog.link(inode, named: FileName("g")!, in: .root)
+        try bench.drain()
+        try bench.writeForeign(name, "theirs, longer")
+        try bench.append("f", " and ours")
+        try bench.drain()
+        #expect(bench.text("f") == "base and ours" && bench.text("g") == "base and ours")
+        let files = try bench.files()
+        let kept = try #require(files.first { $0.hasPrefix("\(name).conflict-") })
+        #expect(files.count == 3 && bench.text(kept) == "theirs, longer")
+    }
+
     @Test(
         "made here and on the store under the same name: both are kept", arguments: [true, false], [true, false])
     func conflictOfNewFiles(withConditions: Bool, isListed: Bool) throws {
@@ -443,6 +458,22 @@ import Threading
         bench.cache.reserve(3 << 20) { error in ready.update { $0 = error == nil } }
         #expect(ready.wait(until: .now + .seconds(60)) { $0 ? true : nil } == true)
         #expect(try bench.files().count >= 1)
+    }
+
+    @Test("a renamed symbolic link is written anew where it cannot be moved: another file may take its place meanwhile")
+    func renamedSymbolicLink() throws {
+        let bench = try Workbench(without: [.atomicMove, .directoryMove])
+        let link = NewInode(kind: .symbolicLink, mode: 0o777, uid: 0, gid: 0, target: Array("a/b".utf8))
+        _ = try bench.catalog.create(link, named: FileName("link")!, in: .root)
+        try bench.drain()
+        let put = Lock<[String]>([])
+        bench.store.beforePut { path, _ in put.withLock { $0.append(path.description) } }
+        try bench.rename("link", to: "new")
+        try bench.write("link", "a file")
+        try bench.drain()
+        #expect(put.withLock { $0.sorted() } == ["link", "new"])
+        #expect(bench.text("new") == "a/b" && bench.text("link") == "a file")
+        #expect(try bench.memory.metadata(of: StorePath("new")!).kind == .symbolicLink)
     }
 
     @Test("symbolic links and fifos are uploaded as what they are")
