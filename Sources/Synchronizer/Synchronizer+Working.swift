@@ -71,11 +71,12 @@ extension Synchronizer {
     }
 
     private func answer(_ limit: Int, _ busy: Set<PendingID>, _ isPressed: Bool) {
+        // Before the settings are looked at: what is changed under new ones, or after a drain, is not due by the old.
+        let now = clock.calendar
         let (settings, isDraining, store, told) = state.withLock {
             ($0.settings, $0.completeDrains > 0, $0.store, $0.toldCapabilities)
         }
         let capabilities = store.capabilities
-        let now = clock.calendar
         let delay = isPressed || isDraining ? .zero : settings.delay
         do {
             if told != capabilities {
