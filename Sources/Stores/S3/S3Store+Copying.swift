@@ -1,6 +1,6 @@
 import Statistics
 package import StoreAPI
-import StoreHTTP
+package import StoreHTTP
 import Threading
 
 extension S3Store {
@@ -21,7 +21,7 @@ extension S3Store {
             headers = [("X-Amz-Metadata-Directive", "REPLACE")] + described(found, isDirectoryKey: false, attributes)
             current = found
         }
-        if let current, Self.length(current) > Self.largestPart {
+        if let current, HTTPAnswer.length(current) > Self.largestPart {
             return try copyInParts(current, source, to, destination, options.condition, headers: headers)
         }
         do throws(StoreError) {
@@ -29,7 +29,7 @@ extension S3Store {
         } catch {
             // Only now is it worth asking how large it is.
             guard error.code == .tooLarge || error.code == .invalidArgument, let found = try head(from, source),
-                Self.length(found) > Self.largestPart
+                HTTPAnswer.length(found) > Self.largestPart
             else { throw error }
             let same = described(found, isDirectoryKey: false, Attributes())
             return try copyInParts(
@@ -43,36 +43,14 @@ extension S3Store {
         guard let copied = try head(to, destination) else {
             throw StoreError(.unavailable, "'\(destination)' is not there after it was copied", path: destination)
         }
-        return metadata(copied, size: Self.length(copied), isDirectoryKey: false)
+        return metadata(copied, size: HTTPAnswer.length(copied), isDirectoryKey: false)
     }
 
-    package func setAttributes(_ attributes: Attributes, at path: StorePath, ifVersion version: Version?)
-        throws(StoreError) -> Metadata
-    {
-        guard capabilities.contains(.attributes) else {
-            throw StoreError(.unsupported, "this server does not keep the attributes of '\(path)'", path: path)
-        }
-        var target = try key(path)
-        var found = path.isRoot ? nil : try head(target, path)
-        let isDirectoryKey = found == nil || shadowed.withLock { $0.contains(path) }
-        if isDirectoryKey {
-            target = try key(path, asDirectory: true)
-            guard !target.isEmpty else {
-                throw StoreError(.unsupported, "the root of a bucket has no attributes of its own", path: path)
-            }
-            found = try head(target, path)
-            if found == nil, !path.isRoot, try directory(path) == nil { throw absent(path) }
-        }
-        guard let found else {
-            try createDirectory(at: path, attributes)
-            return Metadata(kind: .directory, modified: .now, attributes: attributes)
-        }
+    package func replaceAttributes(
+        of found: HTTPResponse, _ target: [UInt8], _ path: StorePath, isDirectoryKey: Bool, _ attributes: Attributes
+    ) throws(StoreError) -> Metadata {
         let tag = HTTPAnswer.tag(found["ETag"])
-        if let version, tag != version.text { throw StoreError.changed(path, version.text) }
-        let size = Self.length(found)
-        let before = metadata(found, size: size, isDirectoryKey: isDirectoryKey)
-        let merged = (before.attributes ?? Attributes()).merged(with: attributes)
-        if merged == before.attributes { return before }
+        let size = HTTPAnswer.length(found)
         let headers =
             [("X-Amz-Metadata-Directive", "REPLACE")] + described(found, isDirectoryKey: isDirectoryKey, attributes)
         if size > Self.largestPart {
@@ -83,18 +61,15 @@ extension S3Store {
         // An object in parts becomes one in a single part: what its tag is then, only the server knows.
         guard let newTag = result.tag, tag?.contains("-") == false else {
             guard let current = try head(target, path) else { throw absent(path) }
-            return metadata(current, size: Self.length(current), isDirectoryKey: isDirectoryKey)
+            return metadata(current, size: HTTPAnswer.length(current), isDirectoryKey: isDirectoryKey)
         }
-        var after = before
+        var after = metadata(found, size: size, isDirectoryKey: isDirectoryKey)
+        let merged = (after.attributes ?? Attributes()).merging(attributes)
         after.attributes = merged
-        if !POSIXMetadata.encode(before.kind, merged).keepsExtended { after.attributes?.extended = nil }
+        if !POSIXMetadata.encode(after.kind, merged).keepsExtended { after.attributes?.extended = nil }
         if !isDirectoryKey { after.version = Version(newTag) }
         after.modified = result.modified ?? .now
         return after
-    }
-
-    private func absent(_ path: StorePath) -> StoreError {
-        StoreError(.notFound, "'\(path)' does not exist in bucket '\(configuration.bucket)'", path: path)
     }
 
     /// Headers for a copy that is to have other attributes: all that the object says of itself, with those changed.
@@ -102,18 +77,14 @@ extension S3Store {
         -> [(name: String, value: String)]
     {
         let known = POSIXMetadata.decode(isDirectoryKey: isDirectoryKey) { found["x-amz-meta-" + $0] }
-        let merged = known.attributes.merged(with: changes)
-        var headers: [(name: String, value: String)] = []
-        for name in [
-            "Content-Type", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires",
-        ] {
-            if let value = found[name] { headers.append((name, value)) }
-        }
-        // What other programs have written stays.
-        for (name, value) in found.headers where name.lowercased().hasPrefix("x-amz-meta-") {
-            let short = name.lowercased().dropFirst(11)
-            if !POSIXMetadata.names.contains(String(short)), short != Self.markName { headers.append((name, value)) }
-        }
+        let merged = known.attributes.merging(changes)
+        var headers = HTTPAnswer.described(
+            found, prefix: "X-Amz-Meta-",
+            kept: [
+                "Content-Type", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language",
+                "Expires",
+            ]
+        ) { POSIXMetadata.names.contains($0) || $0 == Self.markName }
         headers += POSIXMetadata.encode(known.kind ?? .file, merged).values.map { ("X-Amz-Meta-" + $0.name, $0.value) }
         return headers
     }
@@ -122,7 +93,7 @@ extension S3Store {
         guard condition != .always else { return }
         let tag = try head(key, path).map { HTTPAnswer.tag($0["ETag"]) ?? "" }
         if case .ifVersion(let version) = condition { if tag == version.text { return } } else if tag == nil { return }
-        throw Self.notAsExpected(condition, path)
+        throw condition.failure(path)
     }
 
     // MARK: One request
@@ -193,7 +164,7 @@ extension S3Store {
                 .unsupported, "'\(source)' is larger than 5 GiB, and this server does not copy in parts", path: source)
         }
         let version = HTTPAnswer.tag(found["ETag"]).map { Version($0) }
-        let body = UploadBody([.stored(path: source, version: version, range: 0..<Self.length(found))])
+        let body = UploadBody([.stored(path: source, version: version, range: 0..<HTTPAnswer.length(found))])
         let own = headers.filter { $0.name != "X-Amz-Metadata-Directive" } + configuration.creationHeaders
         return try putInParts(body, to, destination, PutOptions(condition: condition), headers: own)
     }

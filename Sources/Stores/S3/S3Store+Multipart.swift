@@ -41,7 +41,7 @@ extension S3Store {
         _ body: UploadBody, _ key: [UInt8], _ path: StorePath, _ options: PutOptions,
         headers: [(name: String, value: String)]
     ) throws(StoreError) -> Metadata {
-        try Self.requireWanted(options, path)
+        try options.requireWanted(path)
         // Nothing is sent that would be refused at the end.
         try requireCondition(options.condition, key, path)
         let plan = PartPlan(body, copies: capabilities.contains(.rangeCopy))
@@ -169,7 +169,7 @@ extension S3Store {
         let atOnce = min(Self.partsAtOnce, max(1, state.withLock { $0.tuning.connections }))
         try session.parallel.run(missing.count, parallel: atOnce) { [self] (position) throws(StoreError) in
             let index = missing[position]
-            try Self.requireWanted(upload.options, upload.path)
+            try upload.options.requireWanted(upload.path)
             let part = upload.plan.parts[index]
             let tag = part.isCopy ? try copyPart(upload, index) : try sendPart(upload, index)
             tags.withLock { $0[index] = tag }
@@ -276,15 +276,15 @@ extension S3Store {
             guard response.status == 200, S3ErrorAnswer(response).name != nil else { return nil }
             return S3Errors.error(response, call.action, path: path, concernsKey: true, bucket: configuration.bucket)
         }
-        try Self.requireWanted(upload.options, path)
+        try upload.options.requireWanted(path)
         let response = try send(call)
         let size = upload.plan.body.length
         switch response.status {
         case 200..<300: break
-        case 412 where condition != .always: throw Self.notAsExpected(condition, path)
+        case 412 where condition != .always: throw condition.failure(path)
         case 404 where S3ErrorAnswer(response).name == "NoSuchUpload":
             // A repeat of a request that was carried out.
-            guard let current = try head(upload.key, path), Self.length(current) == size,
+            guard let current = try head(upload.key, path), HTTPAnswer.length(current) == size,
                 isCompleted(HTTPAnswer.tag(current["ETag"]), tags)
             else {
                 throw StoreError(
@@ -293,7 +293,7 @@ extension S3Store {
         default:
             throw S3Errors.error(response, call.action, path: path, concernsKey: true, bucket: configuration.bucket)
         }
-        guard let current = try head(upload.key, path), Self.length(current) == size else {
+        guard let current = try head(upload.key, path), HTTPAnswer.length(current) == size else {
             throw StoreError(
                 .corrupted, "'\(path)' was written in parts, but has another size on the store", path: path)
         }
@@ -312,10 +312,10 @@ extension S3Store {
         switch condition {
         case .always: return
         case .ifAbsent:
-            if try head(key, path) != nil { throw Self.notAsExpected(condition, path) }
+            if try head(key, path) != nil { throw condition.failure(path) }
         case .ifVersion(let version):
             guard let current = try head(key, path), HTTPAnswer.tag(current["ETag"]) == version.text else {
-                throw Self.notAsExpected(condition, path)
+                throw condition.failure(path)
             }
         }
     }

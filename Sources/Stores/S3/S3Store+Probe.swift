@@ -141,7 +141,7 @@ extension S3Store {
                 let copied = try tolerating({ () throws(StoreError) in
                     _ = try store.copyObject(path, nil, try store.key(copy), copy, [])
                     return try store.head(try store.key(copy), copy)
-                }), let copied, S3Store.length(copied) == Int64(bytes.count)
+                }), let copied, HTTPAnswer.length(copied) == Int64(bytes.count)
             else { return features.subtract(Self.kept) }
             features.insert(.serverSideCopy)
             let wrong = "\"" + TextEncoding.hex(Digest.md5(bytes + [0])) + "\""
@@ -180,7 +180,7 @@ extension S3Store {
             guard (200..<300).contains(created.status) else { return }
             let again = try put(new, [1, 2, 3], [("If-None-Match", "*")])
             guard again.status == 412, let head = try store.head(store.key(new), new),
-                S3Store.length(head) == Int64(bytes.count)
+                HTTPAnswer.length(head) == Int64(bytes.count)
             else { return }
             traits.checksAbsence = true
             features.insert(.conditionalCreate)

@@ -49,7 +49,7 @@ extension S3Store {
             state.withLock { $0.traits.readsRanges = false }
             return try read(path, request, into: sink)
         }
-        let size = Self.wholeSize(response)
+        let size = HTTPAnswer.wholeSize(response)
         let metadata = metadata(response, size: size, isDirectoryKey: false)
         if let version = request.version, metadata.version != version { throw StoreError.changed(path, version.text) }
         return metadata
@@ -58,9 +58,9 @@ extension S3Store {
     /// Metadata for a read that gives no bytes.
     private func check(_ path: StorePath, _ key: [UInt8], _ version: Version?) throws(StoreError) -> Metadata {
         guard let response = try head(key, path) else {
-            throw StoreError(.notFound, "'\(path)' does not exist in bucket '\(configuration.bucket)'", path: path)
+            throw absent(path)
         }
-        let metadata = metadata(response, size: Self.length(response), isDirectoryKey: false)
+        let metadata = metadata(response, size: HTTPAnswer.length(response), isDirectoryKey: false)
         if let version, metadata.version != version { throw StoreError.changed(path, version.text) }
         return metadata
     }
@@ -72,48 +72,4 @@ extension S3Store {
         guard error.code == .notFound, try directory(path) != nil else { return error }
         return StoreError(.isADirectory, "'\(path)' is a directory", path: path)
     }
-
-    /// The size of the object of which this is all or a part.
-    private static func wholeSize(_ response: HTTPResponse) -> Int64 {
-        if response.status == 206, let total = response["Content-Range"]?.split(separator: "/").last {
-            return HTTPAnswer.size(total) ?? length(response)
-        }
-        return length(response)
-    }
-}
-
-/// Takes a whole object, makes its MD5, and passes on the bytes that are wanted.
-private final class DigestingSink: ReadSink, @unchecked Sendable {
-    // Used by one thread at a time: `write` during the read, `finish` when it has returned.
-    private let sink: any ReadSink
-    private let range: Range<Int64>
-    private let digest = Digest(.md5)
-    private var position: Int64 = 0
-    private var isSequential = true
-
-    /// - Parameter range: What is passed on; nil: all.
-    init(_ sink: any ReadSink, only range: Range<Int64>?) {
-        self.sink = sink
-        self.range = range ?? 0..<Int64.max
-    }
-
-    func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws(StoreError) {
-        if offset == 0, position != 0 {
-            // The request is repeated.
-            _ = digest.finish()
-            position = 0
-            isSequential = true
-        }
-        isSequential = isSequential && offset == position
-        digest.update(bytes)
-        position = offset + Int64(bytes.count)
-        let wanted = (offset..<position).clamped(to: range)
-        guard !wanted.isEmpty else { return }
-        let first = Int(wanted.lowerBound - offset)
-        try sink.write(
-            UnsafeRawBufferPointer(rebasing: bytes[first..<first + wanted.count]), at: wanted.lowerBound)
-    }
-
-    /// nil when bytes did not come in order.
-    func finish() -> [UInt8]? { isSequential ? digest.finish() : nil }
 }

@@ -17,7 +17,7 @@ extension S3Store {
         if threshold.map({ size >= $0 || hasStored && size > PartPlan.smallestPart }) ?? false {
             return try putInParts(body, key, path, options)
         }
-        try Self.requireWanted(options, path)
+        try options.requireWanted(path)
         let local = hasStored ? try fetchingStored(body) : body
         return try putWhole(local, key, path, options)
     }
@@ -26,11 +26,6 @@ extension S3Store {
     static let largestObject: Int64 = 5 << 40
     /// 5 GiB: of a part, of a PUT and of a copy in one request. Source: as above.
     static let largestPart: Int64 = 5 << 30
-
-    static func requireWanted(_ options: PutOptions, _ path: StorePath) throws(StoreError) {
-        guard let isWanted = options.isWanted, !isWanted() else { return }
-        throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
-    }
 
     /// Headers that describe a new object.
     ///
@@ -60,7 +55,7 @@ extension S3Store {
         call.accepted = [404, 412]
         // Of the repeats of one request only the first may find the condition true: the later ones would be refused
         // by what the first has done. So a conditional object carries a mark that tells whose it is.
-        let mark = options.condition == .always ? nil : Self.makeMark()
+        let mark = options.condition == .always ? nil : Trial.name()
         let isChecked = try condition(options.condition, key, path, &call.headers)
         if let mark, isChecked { call.headers.append(("X-Amz-Meta-" + Self.markName, mark)) }
         if !configuration.isSecure {
@@ -68,15 +63,15 @@ extension S3Store {
         }
         var attempt = 1
         while true {
-            try Self.requireWanted(options, path)
+            try options.requireWanted(path)
             let response = try send(call)
             switch response.status {
-            case 404 where options.condition != .always: throw Self.notAsExpected(options.condition, path)
+            case 404 where options.condition != .always: throw options.condition.failure(path)
             case 412 where options.condition != .always:
                 guard let mark, let current = try head(key, path), current["x-amz-meta-" + Self.markName] == mark else {
-                    throw Self.notAsExpected(options.condition, path)
+                    throw options.condition.failure(path)
                 }
-                return metadata(current, size: Self.length(current), isDirectoryKey: false)
+                return metadata(current, size: HTTPAnswer.length(current), isDirectoryKey: false)
             case 200..<300: break
             default:
                 throw S3Errors.error(
@@ -102,7 +97,7 @@ extension S3Store {
     ) throws(StoreError) -> Metadata {
         var response = response
         if HTTPAnswer.tag(response["ETag"]) == nil {
-            guard let current = try head(key, path), Self.length(current) == size else {
+            guard let current = try head(key, path), HTTPAnswer.length(current) == size else {
                 throw StoreError(
                     .corrupted, "'\(path)' was written, but is not on the store as it was sent", path: path)
             }
@@ -116,7 +111,7 @@ extension S3Store {
                 path: path)
         }
         return Metadata(
-            kind: kind, size: kind == .directory ? 0 : size, modified: Self.modified(response),
+            kind: kind, size: kind == .directory ? 0 : size, modified: HTTPAnswer.modified(response),
             version: kind == .directory ? nil : tag.map { Version($0) },
             attributes: capabilities.contains(.attributes) ? attributes : nil, md5: kind == .directory ? nil : digest)
     }
@@ -125,18 +120,6 @@ extension S3Store {
 
     /// The name of the user metadata that tells which attempt wrote an object under a condition.
     static let markName = "cloudfusion-write"
-
-    private static func makeMark() -> String {
-        String(UInt64.random(in: 0...UInt64.max), radix: 16) + String(UInt64.random(in: 0...UInt64.max), radix: 16)
-    }
-
-    static func notAsExpected(_ condition: WriteCondition, _ path: StorePath) -> StoreError {
-        switch condition {
-        case .ifVersion(let version): .changed(path, version.text)
-        case .ifAbsent, .always:
-            StoreError(.preconditionFailed, "'\(path)' is on the store already", path: path)
-        }
-    }
 
     /// Has the server check a condition, or checks it now where the server does not.
     ///
@@ -151,70 +134,20 @@ extension S3Store {
                 headers.append(("If-None-Match", "*"))
                 return true
             }
-            if try head(key, path) != nil { throw Self.notAsExpected(condition, path) }
+            if try head(key, path) != nil { throw condition.failure(path) }
         case .ifVersion(let version):
             if let form = traits.replaceTagForm {
                 headers.append(("If-Match", form == .quoted ? "\"\(version.text)\"" : version.text))
                 return true
             }
             guard let current = try head(key, path), HTTPAnswer.tag(current["ETag"]) == version.text else {
-                throw Self.notAsExpected(condition, path)
+                throw condition.failure(path)
             }
         }
         return false
     }
 
-    // MARK: Stored segments
-
-    /// The body with the bytes of stored objects in it.
-    func fetchingStored(_ body: UploadBody) throws(StoreError) -> UploadBody {
-        var segments: [UploadBody.Segment] = []
-        for segment in body.segments {
-            if case .stored(let path, let version, let range) = segment, !range.isEmpty {
-                segments.append(.bytes(try fetch(path, version, range)))
-            } else if segment.length > 0 {
-                segments.append(segment)
-            }
-        }
-        return UploadBody(segments)
-    }
-
-    func fetch(_ path: StorePath, _ version: Version?, _ range: Range<Int64>) throws(StoreError) -> [UInt8] {
-        let sink = MemorySink(from: range.lowerBound)
-        _ = try read(path, ReadRequest(range: range, version: version), into: sink)
-        guard sink.bytes.count == range.upperBound - range.lowerBound else {
-            throw StoreError(
-                .preconditionFailed, "'\(path)' is shorter than the range \(range) that was to be taken from it",
-                path: path)
-        }
-        return sink.bytes
-    }
-
-    // MARK: Directories
-
-    package func createDirectory(at path: StorePath, _ attributes: Attributes) throws(StoreError) {
-        if path.isRoot { return }
-        let marker = try key(path, asDirectory: true)
-        var attributes = attributes
-        if let existing = try head(marker, path) {
-            let known = POSIXMetadata.decode(isDirectoryKey: true) { existing["x-amz-meta-" + $0] }.attributes
-            let merged = known.merged(with: attributes)
-            if merged == known { return }
-            attributes = merged
-        } else if try head(try key(path), path) != nil {
-            throw StoreError(.notADirectory, "'\(path)' is a file on the store", path: path)
-        }
-        guard capabilities.contains(.emptyDirectories) else { return }
-        _ = try putWhole(UploadBody([UInt8]()), marker, path, PutOptions(kind: .directory, attributes: attributes))
-    }
-}
-
-extension Attributes {
-    /// These, with those of `other` that are not nil in their place.
-    func merged(with other: Attributes) -> Attributes {
-        Attributes(
-            mode: other.mode ?? mode, uid: other.uid ?? uid, gid: other.gid ?? gid,
-            accessed: other.accessed ?? accessed, modified: other.modified ?? modified,
-            changed: other.changed ?? changed, device: other.device ?? device, extended: other.extended ?? extended)
+    package func putMarker(_ key: [UInt8], _ path: StorePath, _ attributes: Attributes) throws(StoreError) {
+        _ = try putWhole(UploadBody([UInt8]()), key, path, PutOptions(kind: .directory, attributes: attributes))
     }
 }

@@ -1,20 +1,18 @@
-import Glibc
 package import Statistics
 package import StoreAPI
 package import StoreHTTP
-import Threading
+package import Threading
 
 /// A bucket of Amazon S3, or of a server that speaks its protocol, or what lies below a prefix in one.
 ///
-/// Keys are paths as they are (``KeyCodec``); directories are what keys have in common up to a slash, and empty
-/// objects whose key ends in one; attributes are user metadata (``POSIXMetadata``). A version is an entity tag without
-/// its quotes. Where a key is an object and a directory at once, the directory is shown.
+/// Keys are paths as they are (``KeyCodec``, ``FlatStore``); attributes are user metadata (``POSIXMetadata``). A version
+/// is an entity tag without its quotes.
 ///
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/>; what other servers do differently is found out by
 /// ``connect()``.
 ///
 /// Locks: `state` and `shadowed` are never held together, nor across a request.
-package final class S3Store: StoreBackend {
+package final class S3Store: FlatStore {
     struct State {
         var capabilities = StoreCapabilities([.rangedRead, .caseSensitive, .emptyDirectories])
         var traits = S3Traits()
@@ -27,13 +25,12 @@ package final class S3Store: StoreBackend {
 
     let configuration: S3Configuration
     let signer: S3Signer
-    let session: HTTPSession
+    package let session: HTTPSession
     private let credentials: AWSCredentialChain?
     let state: Lock<State>
     /// How many parts are being put together in memory.
     let mixedParts = Monitor(0)
-    /// Objects that a listing has found to have the key of a directory.
-    let shadowed = Lock<Set<StorePath>>([])
+    package let shadowed = Lock<Set<StorePath>>([])
 
     /// - Parameter transport: nil: libcurl.
     /// - Throws: ``StoreError``: `.invalidArgument`, naming the setting.
@@ -56,6 +53,8 @@ package final class S3Store: StoreBackend {
         self.state = Lock(state)
     }
 
+    package var place: String { "bucket '\(configuration.bucket)'" }
+    package var keepsControls: Bool? { traits.keepsControls }
     package var capabilities: StoreCapabilities { state.withLock { $0.capabilities } }
     var traits: S3Traits { state.withLock { $0.traits } }
 
@@ -205,13 +204,8 @@ extension S3Store {
         }
     }
 
-    /// Whether an object that is said to be missing may be there.
-    ///
-    /// OpenStack Swift's object server lists an object's folder and then opens the newest file: when an upload replaces
-    /// that in between, it answers 404 (of 12,700 reads beside 1,500 uploads, 11).
     private static func mayMiss(_ call: S3Call, _ response: HTTPResponse) -> Bool {
-        response.status == 404 && call.key != nil && call.method != "DELETE"
-            && response["X-OpenStack-Request-Id"] != nil
+        call.key != nil && call.method != "DELETE" && HTTPAnswer.mayMissObject(response)
     }
 
     /// Where the bucket is, when the server refuses a request because it was sent or signed for another region.
@@ -223,10 +217,7 @@ extension S3Store {
         return other
     }
 
-    /// The key of a path, of an object or of a directory's marker.
-    ///
-    /// - Throws: ``StoreError``: `.invalidName` when it is too long.
-    func key(_ path: StorePath, asDirectory: Bool = false) throws(StoreError) -> [UInt8] {
+    package func key(_ path: StorePath, asDirectory: Bool) throws(StoreError) -> [UInt8] {
         var key = configuration.prefix + (try codec(for: path.bytes, path)).key(for: path)
         if asDirectory, !path.isRoot { key.append(UInt8(ascii: "/")) }
         guard key.count <= Self.longestKey else {
@@ -235,19 +226,6 @@ extension S3Store {
                 "'\(path)' makes a key of \(key.count) bytes: S3 takes \(Self.longestKey)", path: path)
         }
         return key
-    }
-
-    /// How names and keys become each other.
-    ///
-    /// - Parameter bytes: The name or key in question. Some mean different things to different servers.
-    /// - Throws: ``StoreError``: `.unavailable` while it is not known what this one means.
-    func codec(for bytes: some Collection<UInt8>, _ path: StorePath) throws(StoreError) -> KeyCodec {
-        if let keepsControls = traits.keepsControls { return KeyCodec(keepsControls: keepsControls) }
-        guard KeyCodec.isPlain(bytes) else {
-            throw StoreError(
-                .unavailable, "there is no connection yet that tells under which key '\(path)' lies", path: path)
-        }
-        return KeyCodec(keepsControls: true)
     }
 
     /// The MD5 that an answer's entity tag is; nil when it is something else.
@@ -259,26 +237,20 @@ extension S3Store {
         return TextEncoding.bytes(hex: tag)
     }
 
-    /// Metadata of an object from the head of an answer to HEAD or GET.
-    func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata {
+    package func version(_ response: HTTPResponse) -> Version? {
+        HTTPAnswer.tag(response["ETag"]).map { Version($0) }
+    }
+
+    package func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata {
         let description = POSIXMetadata.decode(isDirectoryKey: isDirectoryKey) { response["x-amz-meta-" + $0] }
         let kind = description.kind ?? .file
-        let tag = HTTPAnswer.tag(response["ETag"])
         return Metadata(
-            kind: kind, size: kind == .directory ? 0 : size, modified: Self.modified(response),
-            version: kind == .directory ? nil : tag.map { Version($0) }, attributes: description.attributes,
-            md5: kind == .directory ? nil : md5(tag, response))
+            kind: kind, size: kind == .directory ? 0 : size, modified: HTTPAnswer.modified(response),
+            version: kind == .directory ? nil : version(response), attributes: description.attributes,
+            md5: kind == .directory ? nil : md5(HTTPAnswer.tag(response["ETag"]), response))
     }
 
-    /// `Last-Modified`, else the time of the answer.
-    static func modified(_ response: HTTPResponse) -> Timestamp {
-        (response["Last-Modified"] ?? response["Date"]).flatMap { Timestamp(httpDate: $0) } ?? .now
-    }
-
-    /// The head of an object.
-    ///
-    /// - Returns: nil when there is none.
-    func head(_ key: [UInt8], _ path: StorePath) throws(StoreError) -> HTTPResponse? {
+    package func head(_ key: [UInt8], _ path: StorePath) throws(StoreError) -> HTTPResponse? {
         var call = S3Call(
             "HEAD", key, .requestsHead, .storeHead, action: "the attributes of '\(path)' could not be read", path: path)
         call.headers = configuration.customerKeyHeaders()
@@ -301,6 +273,4 @@ extension S3Store {
         _ = try send(call)
         return S3Errors.error(response, call.action, path: path, concernsKey: true, bucket: configuration.bucket)
     }
-
-    static func length(_ response: HTTPResponse) -> Int64 { HTTPAnswer.size(response["Content-Length"]) ?? 0 }
 }
