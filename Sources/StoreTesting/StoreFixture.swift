@@ -1,4 +1,5 @@
 public import StoreAPI
+import Threading
 
 /// A kind of store, or a stack of stores, that the contract is tried on.
 public struct StoreFixture: Sendable, CustomStringConvertible {
@@ -9,15 +10,21 @@ public struct StoreFixture: Sendable, CustomStringConvertible {
     public let deviations: [String: String]
     /// Makes a store, with what must be done when it is no longer used.
     public let make: @Sendable () throws -> (store: any Store, cleanUp: @Sendable () -> Void)
+    /// nil: each clause gets a store of its own.
+    private let shared: SharedStore?
 
+    /// - Parameter sharesStore: Whether clauses are tried on one store, connected once: for those whose server takes
+    ///   its time. It is not shut down.
     public init(
         _ name: String, features: StoreCapabilities.Features, deviations: [String: String] = [:],
+        sharesStore: Bool = false,
         make: @escaping @Sendable () throws -> (store: any Store, cleanUp: @Sendable () -> Void)
     ) {
         self.name = name
         self.features = features
         self.deviations = deviations
         self.make = make
+        shared = sharesStore ? SharedStore() : nil
     }
 
     public var description: String { name }
@@ -39,10 +46,47 @@ public struct StoreFixture: Sendable, CustomStringConvertible {
     /// - Throws: ``ContractViolation``, or what the store threw unexpectedly.
     public func run(_ clause: StoreClause) throws -> String? {
         if let reason = deviations[clause.name] { return reason }
-        return try withStore { store in
+        func attempt(_ store: any Store) throws -> String? {
             if let reason = clause.reasonToSkip(store.capabilities) { return reason }
             try clause.run(on: store)
             return nil
+        }
+        guard let shared, !clause.endsStore else { return try withStore(attempt) }
+        return try attempt(
+            shared.store {
+                let store = try make().store
+                try store.connect()
+                return store
+            })
+    }
+}
+
+/// A store that is made and connected by the first who needs it.
+private final class SharedStore: Sendable {
+    private enum State {
+        case none, beingMade
+        case made(any Store)
+    }
+    private let state = Monitor(State.none)
+
+    func store(_ make: () throws -> any Store) throws -> any Store {
+        let known: (any Store)?? = state.wait { state in
+            switch state {
+            case .none:
+                state = .beingMade
+                return .some(nil)
+            case .beingMade: return nil
+            case .made(let store): return .some(store)
+            }
+        }
+        if let known, let known { return known }
+        do {
+            let store = try make()
+            state.update { $0 = .made(store) }
+            return store
+        } catch {
+            state.update { $0 = .none }
+            throw error
         }
     }
 }

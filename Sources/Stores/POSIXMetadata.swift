@@ -30,8 +30,8 @@ package enum POSIXMetadata {
 
     /// User metadata, by name without `x-amz-meta-`.
     ///
-    /// - Returns: Without extended attributes, and with `keepsExtended` false, when those would not fit into ``limit``.
-    package static func encode(_ kind: FileKind, _ attributes: Attributes) -> (
+    /// - Returns: Without extended attributes, and with `keepsExtended` false, when those would not fit into `limit`.
+    package static func encode(_ kind: FileKind, _ attributes: Attributes, limit: Int = limit) -> (
         values: [(name: String, value: String)], keepsExtended: Bool
     ) {
         var values: [(name: String, value: String)] = []

@@ -3,7 +3,7 @@ import StoreAPI
 /// How a body is cut into the parts of an upload: for S3, and for Nextcloud, which takes parts of the same sizes.
 ///
 /// Invariant: the parts are the body, in order; all but the last have at least ``smallest`` bytes, and there are no more
-/// than 10,000 of them.
+/// than 10,000 of them, or a ninth more than `most`.
 struct PartPlan: Sendable {
     struct Piece: Hashable, Sendable {
         /// Index into the body's segments.
@@ -33,12 +33,13 @@ struct PartPlan: Sendable {
     private(set) var parts: [Part] = []
     private let smallest: Int64
 
-    /// - Parameter copies: Whether ranges of stored objects are copied by the server; else they are fetched and sent.
-    init(_ body: UploadBody, copies: Bool) {
+    /// - Parameters:
+    ///   - copies: Whether ranges of stored objects are copied by the server; else they are fetched and sent.
+    ///   - most: How many parts there may be, but for those that the rounding at the edges of copies adds.
+    init(_ body: UploadBody, copies: Bool, most: Int = 9_000) {
         self.body = body
-        // 9,000 parts at the most, since the rounding at the edges of copies makes a few more.
         let mebibyte: Int64 = 1 << 20
-        smallest = max(Self.smallestPart, (body.length / 9_000 + mebibyte - 1) / mebibyte * mebibyte)
+        smallest = max(Self.smallestPart, (body.length / Int64(most) + mebibyte - 1) / mebibyte * mebibyte)
         let usual = max(Self.usualPart, smallest)
         var part = Part()
         var size: Int64 = 0

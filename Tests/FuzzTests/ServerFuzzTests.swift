@@ -141,6 +141,50 @@ struct ServerFuzzTests {
         }
     }
 
+    @Test("containers of OpenStack Swift have legal names, and no size below zero")
+    func containers() throws {
+        let words = [
+            "{\"subdir\": \"../\"}", "\"bytes\": -5", "\"name\": \"a/../b\"", "\\u0000", "\\ud800", "\"slo_etag\"",
+            "\"hash\": \"d41d8cd98f00b204e9800998ecf8427e\"", "null", "[[",
+        ]
+        try Fuzzer("containers", words: words).run { input, _ in
+            do {
+                let store = try openStackSwift(Cloud(login: nil, rest: answer(input)))
+                store.state.withLock { $0.traits.keepsControls = true }
+                for entry in try store.list(.root, after: nil).entries where entry.metadata.size < 0 {
+                    return "'\(entry.name)' has \(entry.metadata.size) bytes"
+                }
+                let usage = try store.spaceUsage()
+                for value in [usage.total, usage.used, usage.free] where (value ?? 0) < 0 { return "\(usage)" }
+            } catch { return complaint(error) }
+            return nil
+        }
+    }
+
+    @Test("a login at Keystone leads to an address of the web, with a token that fits into a header")
+    func logins() throws {
+        let words = [
+            "\"interface\": \"public\"", "\"url\": \"file:///etc\"", "X-Subject-Token: a b", "\"catalog\": null",
+        ]
+        try Fuzzer("logins", words: words).run { input, _ in
+            do {
+                let store = try openStackSwift(Cloud(login: answer(input), rest: HTTPResponse(status: 404)))
+                let access = try store.authentication.access()
+                guard access.token.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }), !access.token.isEmpty else {
+                    return "the token is \(access.token.debugDescription)"
+                }
+                return access.storageURL.isSecure ? nil : "the address is \(access.storageURL)"
+            } catch { return complaint(error) }
+        }
+    }
+
+    private func openStackSwift(_ cloud: Cloud) throws(StoreError) -> OpenStackSwiftStore {
+        try OpenStackSwiftStore(
+            StoreSettings([
+                "auth_url": "https://h/v3", "user": "u", "password": secret, "project": "p", "container": "c",
+            ]), environment: { _ in nil }, statistics: Statistics(), transport: cloud)
+    }
+
     @Test("what a server asks for as credentials makes no header that is none, and tells no password")
     func challenges() throws {
         try Fuzzer("challenges", words: ["Digest ", "Basic ", "nonce=\"", "realm=", "\\", "qop=auth", "-sess"]).run {
@@ -257,4 +301,24 @@ struct ServerFuzzTests {
             return nil
         }
     }
+}
+
+/// Answers a login, and everything else with one and the same answer.
+private struct Cloud: HTTPTransport {
+    /// nil: a good one.
+    let login: HTTPResponse?
+    let rest: HTTPResponse
+
+    func send(_ request: HTTPRequest) throws(StoreError) -> HTTPResponse {
+        guard request.url.hasSuffix("/auth/tokens") else { return rest }
+        let catalog =
+            "[{\"type\": \"object-store\", \"endpoints\": [{\"interface\": \"public\", \"url\": \"https://h/v1/a\"}]}]"
+        return login
+            ?? HTTPResponse(
+                status: 201, headers: [("X-Subject-Token", "token")],
+                body: Array("{\"token\": {\"catalog\": \(catalog)}}".utf8))
+    }
+    func tune(_ tuning: StoreTuning) {}
+    func reconnect() {}
+    func shutdown() {}
 }

@@ -10,13 +10,16 @@ extension StoreFixture {
     static let all: [StoreFixture] =
         [.memory, .flatMemory, .faultyMemory, .local("local disk", in: "/var/tmp")]
         + (isTmpfsUsable ? [.local("local tmpfs", in: "/dev/shm")] : []) + servers.compactMap(s3)
-        + webdavServers.compactMap(webdav)
+        + webdavServers.compactMap(webdav) + openStackSwiftServers.compactMap(openStackSwift)
 
     /// Kinds of stores that cannot be tried here, each with the reason.
     static let missing: [(name: String, reason: String)] =
         (isTmpfsUsable ? [] : [("local tmpfs", "/dev/shm keeps no extended attributes (they came with Linux 6.6)")])
         + servers.filter { s3($0) == nil }.map { ("s3 on \($0.name)", "\($0.variable) is not set") }
         + webdavServers.filter { webdav($0) == nil }.map { ("webdav on \($0.name)", "\($0.variable) is not set") }
+        + openStackSwiftServers.filter { openStackSwift($0) == nil }.map {
+            ("swift on \($0.name)", "\($0.variable) is not set")
+        }
 
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
@@ -157,6 +160,43 @@ extension StoreFixture {
             try root.createDirectory(at: StorePath(folder)!, Attributes())
             let own = settings.merging(["url": settings["url"]! + "/" + folder]) { $1 }
             return (try StoreDescriptor.webdav.make(try StoreDescriptor.webdav.settings(from: own), Statistics()), {})
+        }
+    }
+}
+
+/// A server with OpenStack Swift's protocol that the project's test runner may have started.
+struct OpenStackSwiftServer {
+    let name: String
+    /// What is lacking of ``StoreFixture/openStackSwiftFeatures``.
+    var lacks: StoreCapabilities.Features = []
+    /// Set by the test runner to "auth_url user password container".
+    var variable: String { "CLOUDFUSION_TEST_SWIFT_\(name.uppercased())" }
+}
+
+extension StoreFixture {
+    static let openStackSwiftServers = [
+        OpenStackSwiftServer(name: "swift"),
+        // Takes no notice of a copy's Range and If-Match.
+        OpenStackSwiftServer(name: "radosgw", lacks: .rangeCopy),
+    ]
+
+    static let openStackSwiftFeatures: StoreCapabilities.Features = [
+        .rangedRead, .serverSideCopy, .rangeCopy, .attributes, .extendedAttributes, .specialFiles, .caseSensitive,
+        .resumableUpload, .consistentListing, .emptyDirectories, .changeTimes, .spaceUsage,
+    ]
+
+    /// - Returns: nil when the server was not started.
+    static func openStackSwift(_ server: OpenStackSwiftServer) -> StoreFixture? {
+        guard let value = getenv(server.variable) else { return nil }
+        let words = String(cString: value).split(separator: " ").map(String.init)
+        guard words.count == 4 else { return nil }
+        let features = openStackSwiftFeatures.subtracting(server.lacks)
+        return StoreFixture("swift on \(server.name)", features: features, sharesStore: true) {
+            let settings = try StoreDescriptor.openStackSwift.settings(from: [
+                "auth_url": words[0], "user": words[1], "password": words[2], "container": words[3],
+                "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
+            ])
+            return (try StoreDescriptor.openStackSwift.make(settings, Statistics()), {})
         }
     }
 }

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from harness import S3, Folder, Local, Mount, WebDAV, mounts_below  # noqa: E402
+from harness import S3, Folder, Local, Mount, OpenStackSwift, WebDAV, mounts_below  # noqa: E402
 from rigs.network import Network  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -73,6 +73,17 @@ def webdav_server():
         server = WebDAV.from_environment(name)
         if server is None:
             pytest.skip(f"CLOUDFUSION_TEST_WEBDAV_{name.upper()} is not set; make test starts the server")
+        return server.below(f"t-{uuid.uuid4().hex[:12]}")
+    return make
+
+
+@pytest.fixture
+def swift_server():
+    """`swift_server(name)`: a prefix of the test's own on one of the servers with OpenStack Swift's protocol."""
+    def make(name):
+        server = OpenStackSwift.from_environment(name)
+        if server is None:
+            pytest.skip(f"CLOUDFUSION_TEST_SWIFT_{name.upper()} is not set; make test starts the server")
         return server.below(f"t-{uuid.uuid4().hex[:12]}")
     return make
 

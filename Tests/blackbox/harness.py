@@ -17,6 +17,7 @@ import stat
 import subprocess
 import time
 import urllib.parse
+import urllib.request
 
 from rigs.processes import start_time, wait_until
 
@@ -216,6 +217,85 @@ class WebDAV:
 
     def read(self, name):
         return (self.files / self.folder / name).read_bytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenStackSwift:
+    """A container that is used through OpenStack Swift's protocol, and a prefix in it that belongs to one test."""
+
+    name: str
+    auth_url: str
+    user: str
+    password: str
+    container: str
+    prefix: str = ""
+
+    @classmethod
+    def from_environment(cls, name):
+        """The server that `python3 -m rigs start` has announced; None if it has not."""
+        value = os.environ.get(f"CLOUDFUSION_TEST_SWIFT_{name.upper()}")
+        return cls(name, *value.split()) if value else None
+
+    def below(self, prefix):
+        return dataclasses.replace(self, prefix=prefix)
+
+    @property
+    def url(self):
+        return f"swift://{self.container}/{self.prefix}"
+
+    @property
+    def auth(self):
+        return {"auth_url": self.auth_url, "user": self.user, "password": self.password,
+                "container": self.container, "prefix": self.prefix}
+
+    store = {"name": "swift"}
+
+    @functools.cached_property
+    def login(self):
+        """The token, and the address of the account."""
+        _, headers, _ = self.ask("GET", self.auth_url, {"X-Auth-User": self.user, "X-Auth-Key": self.password})
+        return headers["X-Auth-Token"], headers["X-Storage-Url"]
+
+    def ask(self, method, url, headers, body=None):
+        asked = urllib.request.Request(url, body, headers, method=method)
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return answer.status, answer.headers, answer.read()
+
+    def request(self, method, path, body=None, container=None):
+        """One request for something in the container, by its whole name; or `?query` of the container."""
+        token, url = self.login
+        path = path if path.startswith("?") else "/" + urllib.parse.quote(path)
+        return self.ask(method, f"{url}/{container or self.container}{path}", {"X-Auth-Token": token}, body)
+
+    def listing(self, prefix="", container=None):
+        found, marker = [], ""
+        while True:
+            query = urllib.parse.urlencode({"format": "json", "prefix": prefix, "marker": marker})
+            page = json.loads(self.request("GET", f"?{query}", container=container)[2] or b"[]")
+            if not page:
+                return found
+            found += page
+            marker = page[-1]["name"]
+
+    def names(self):
+        """Every object below the prefix, with its size; but what the program keeps there for itself."""
+        start = f"{self.prefix}/" if self.prefix else ""
+        found = {line["name"][len(start):]: line["bytes"] for line in self.listing(start)}
+        return {name: size for name, size in found.items() if not name.startswith(".cloudfusion/")}
+
+    def segments(self, name):
+        """How many segments there are that belong, or belonged, to a file."""
+        digest = hashlib.md5(f"{self.prefix}/{name}".encode()).hexdigest()
+        return len(self.listing(f".cloudfusion/{digest}/", f"{self.container}_segments"))
+
+    def read(self, name):
+        return self.request("GET", f"{self.prefix}/{name}")[2]
+
+    def write(self, name, body):
+        self.request("PUT", f"{self.prefix}/{name}", body)
+
+    def delete(self, name):
+        self.request("DELETE", f"{self.prefix}/{name}")
 
 
 # MARK: mounts

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import stat
 import sysconfig
 
 
@@ -66,3 +67,35 @@ def odd(root, names=NAMES, byte_names=BYTE_NAMES):
         (times / name).write_bytes(name.encode())
         os.utime(times / name, ns=(moment, moment))
     os.utime(folders, ns=(5 * 10**17 + 1, 5 * 10**17 + 3))
+
+
+def varied(root, has_links):
+    """Folders in folders, small and large files, an empty folder, odd names, links, modes and times."""
+    root.mkdir()
+    for index in range(40):
+        path = root / f"d{index % 5}" / f"s{index % 3}" / f"f{index:02}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(index).randbytes([0, 1, 3000, 70_000][index % 4]))
+        path.chmod([0o644, 0o600, 0o755][index % 3])
+        os.utime(path, ns=(index * 10**9, 1_500_000_000_123_456_789 + index))
+    (root / "large").write_bytes(random.Random(99).randbytes(20_000_000))
+    (root / "empty").mkdir()
+    for name in ("ü ß 日本", "a+b & c%20", "two\nlines", "'q' \"d\"", "x" * 240):
+        (root / name).write_bytes(name.encode())
+    if has_links:
+        (root / "link").symlink_to("d1/s1")
+    return root
+
+
+def kept(tree, keeps_attributes):
+    """What of a tree has to come back. Folders have the times of when they were filled; where the store keeps no
+    attributes, bytes and names count."""
+    result = {}
+    for path, facts in tree.items():
+        facts = dict(facts)
+        if stat.S_ISDIR(facts["kind"]):
+            facts.pop("time")
+        if not keeps_attributes:
+            facts = {name: facts[name] for name in ("kind", "content")}
+        result[path] = facts
+    return result

@@ -1,7 +1,8 @@
 """python3 -m rigs start|stop|status NAME... --state DIR
 
-start prints one line per server, ready for `eval` or `env`:
+start prints a line per server and protocol, ready for `eval` or `env`:
     CLOUDFUSION_TEST_S3_RADOSGW="http://127.0.0.1:41233 us-east-1 KEY SECRET BUCKET"
+    CLOUDFUSION_TEST_SWIFT_RADOSGW="http://127.0.0.1:41233/auth/v1.0 USER SECRET CONTAINER"
     CLOUDFUSION_TEST_WEBDAV_HTTPD="http://127.0.0.1:41234/dav USER PASSWORD FOLDER"
 and nothing for those that are not installed, which standard error says. Exit status 1 if one did not start.
 """

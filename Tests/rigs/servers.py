@@ -1,4 +1,7 @@
-"""S3 servers: Ceph's radosgw, OpenStack Swift, moto, rclone. Four opinions of what S3 is."""
+"""S3 servers: Ceph's radosgw, OpenStack Swift, moto, rclone. Four opinions of what S3 is.
+
+The first two speak OpenStack Swift's own protocol as well, at the same port.
+"""
 
 import json
 import os
@@ -6,18 +9,24 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import urllib.request
 import uuid
 
 from rigs import s3
 from rigs.processes import Processes, RigError, free_ports, wait_until
 
 BUCKET = "rig-bucket"
+CONTAINER = "rig-container"
 
 
 class S3Server:
-    """One server with one bucket. `settings` after start: endpoint, region, key, secret, bucket."""
+    """One server with one bucket. `settings` after start: endpoint, region, key, secret, bucket.
+
+    Where `swift_user` is set, it has a container too, which is used through OpenStack Swift's protocol.
+    """
 
     name = ""
+    swift_user = None
     key, secret, region = "rigkey", "rigsecret-0123456789", "us-east-1"
     packages = "scripts/install-packages test"
 
@@ -38,6 +47,8 @@ class S3Server:
             port = self.launch()
             endpoint = f"http://127.0.0.1:{port}"
             wait_until(lambda: self.make_bucket(endpoint), 60, f"a bucket on {self.name}")
+            if self.swift_user:
+                self.make_container(endpoint)
         except (RigError, OSError, subprocess.SubprocessError) as error:
             tail = self.processes.log_tail()
             self.processes.stop()
@@ -55,15 +66,28 @@ class S3Server:
             return False
         return status in (200, 409)
 
+    def make_container(self, endpoint):
+        asked = urllib.request.Request(
+            f"{endpoint}/auth/v1.0", headers={"X-Auth-User": self.swift_user, "X-Auth-Key": self.secret})
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            token, url = answer.headers["X-Auth-Token"], answer.headers["X-Storage-Url"]
+        made = urllib.request.Request(f"{url}/{CONTAINER}", method="PUT", headers={"X-Auth-Token": token})
+        urllib.request.urlopen(made, timeout=10).close()
+
     @property
     def settings(self):
         return json.loads(self.settings_file.read_text())
 
     @property
     def announcement(self):
-        """The line for the environment of the tests."""
-        line = " ".join(self.settings[field] for field in ("endpoint", "region", "key", "secret", "bucket"))
-        return f'CLOUDFUSION_TEST_S3_{self.name.upper()}="{line}"'
+        """The lines for the environment of the tests."""
+        settings, name = self.settings, self.name.upper()
+        line = " ".join(settings[field] for field in ("endpoint", "region", "key", "secret", "bucket"))
+        lines = [f'CLOUDFUSION_TEST_S3_{name}="{line}"']
+        if self.swift_user:
+            url = f"{settings['endpoint']}/auth/v1.0"
+            lines.append(f'CLOUDFUSION_TEST_SWIFT_{name}="{url} {self.swift_user} {settings["secret"]} {CONTAINER}"')
+        return "\n".join(lines)
 
     def stop(self):
         self.processes.stop()
@@ -88,6 +112,7 @@ class RadosGateway(S3Server):
     """Ceph: one monitor, one OSD that keeps all in memory, one gateway. Checks signatures; conditional PUT is atomic."""
 
     name = "radosgw"
+    swift_user = "rig:swift"
     bytes = 6 << 30
 
     def launch(self):
@@ -156,6 +181,8 @@ rgw enable ops log = false
                    "the OSD coming up", every=0.2)
         self.do("radosgw-admin", "--conf", conf, "-n", "client.rgw", "user", "create", "--uid=rig",
                 "--display-name=rig", f"--access-key={self.key}", f"--secret-key={self.secret}", "--max-buckets=0")
+        self.do("radosgw-admin", "--conf", conf, "-n", "client.rgw", "subuser", "create", "--uid=rig",
+                f"--subuser={self.swift_user}", "--key-type=swift", f"--secret={self.secret}", "--access=full")
         self.processes.spawn("rgw", ["radosgw", "-f", "-n", "client.rgw", "--conf", conf])
         return port
 
@@ -171,11 +198,11 @@ class OpenStackSwift(S3Server):
 
     name = "swift"
     account, user = "rig", "tester"
-    key = f"{account}:{user}"
+    key = swift_user = f"{account}:{user}"
     python = "/usr/bin/python3"      # the one that Debian's packages are installed for
     servers = ("account", "container", "object", "proxy")
     plain_filters = ("catch_errors", "gatekeeper", "healthcheck", "listing_formats", "bulk", "copy", "dlo",
-                     "symlink", "versioned_writes")
+                     "symlink", "versioned_writes", "container_quotas", "account_quotas")
 
     def launch(self):
         if subprocess.run([self.python, "-c", "import swift.proxy.server"], capture_output=True).returncode:
@@ -227,7 +254,7 @@ workers = 0
 max_clients = 4096
 log_level = WARNING
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck memory listing_formats bulk s3api tempauth copy slo dlo versioned_writes symlink proxy-server
+pipeline = catch_errors gatekeeper healthcheck memory listing_formats bulk s3api tempauth copy container_quotas account_quotas slo dlo versioned_writes symlink proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 allow_account_management = true

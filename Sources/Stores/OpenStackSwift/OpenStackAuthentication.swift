@@ -1,0 +1,377 @@
+import FoundationEssentials
+import Statistics
+import StoreAPI
+import StoreHTTP
+import Threading
+
+/// What a login gives.
+struct OpenStackAccess: Hashable, Sendable {
+    /// The account's object store, without a slash at its end.
+    var storageURL: WebURL
+    var token: String
+    /// nil: not told.
+    var expires: Timestamp?
+}
+
+/// Logs in to an OpenStack cloud and puts the token on requests.
+///
+/// All threads share one token. It is renewed by one of them, while the others wait, before it ends and when a request
+/// with it was refused.
+///
+/// Sources: <https://docs.openstack.org/api-ref/identity/v3/> ("Password authentication with scoped authorization",
+/// "Authenticating with an Application Credential"); <https://docs.openstack.org/api-ref/identity/v2-ext/>;
+/// `swift/common/middleware/tempauth.py`.
+final class OpenStackAuthentication: RequestSigning {
+    private struct State {
+        var access: OpenStackAccess?
+        var isAsking = false
+        var answers = 0
+        /// Of the last login, for those who waited for it; and when that was, on the calendar.
+        var failure: StoreError?
+        var failedAt: Timestamp?
+        var renewedAfterRefusal: Timestamp?
+    }
+
+    /// How long before its end a token is renewed.
+    private static let margin: Int64 = 120 * 1_000_000_000
+    /// For so long a refused login is not tried again: cloud providers lock accounts. And a token got after a refusal
+    /// serves all requests that were refused with the one before.
+    private static let pause: Int64 = 5 * 1_000_000_000
+
+    private let login: OpenStackLogin
+    private let region: String?
+    private let interface: String
+    private let storageURL: WebURL?
+    private let clock: any Clock
+    private let session: HTTPSession
+    private let state = Monitor(State())
+
+    init(
+        _ configuration: OpenStackSwiftConfiguration, transport: any HTTPTransport, statistics: Statistics,
+        clock: any Clock = SystemClock(), pausing: any Pausing = SystemPause()
+    ) {
+        login = configuration.login
+        region = configuration.region
+        interface = configuration.interface
+        storageURL = configuration.storageURL
+        self.clock = clock
+        session = HTTPSession(
+            transport: transport, signer: nil, statistics: statistics, clock: clock, pausing: pausing)
+    }
+
+    func tune(_ tuning: StoreTuning) { session.tune(tuning) }
+    func shutdown() { session.shutdown() }
+
+    func sign(_ request: inout HTTPRequest, at time: Timestamp) throws(StoreError) {
+        request["X-Auth-Token"] = try access().token
+    }
+
+    func credentialsWereRefused() -> Bool {
+        let now = clock.calendar
+        let isRenewed: Bool = state.withLock { state in
+            if state.isAsking { return false }
+            if let time = state.renewedAfterRefusal, Self.isRecent(time, now) { return state.access != nil }
+            state.access = nil
+            state.failure = nil
+            state.failedAt = nil
+            state.renewedAfterRefusal = now
+            return false
+        }
+        if isRenewed { return true }
+        // A failure is told to the caller of the request that is signed next.
+        return (try? access()) != nil
+    }
+
+    /// A token that is valid now, and what it is for.
+    ///
+    /// - Throws: ``StoreError``: `.authenticationFailed`, `.invalidArgument` when a setting does not fit the answer,
+    ///   `.storeNotFound` when there is no object store, `.unavailable`, `.timedOut`.
+    func access() throws(StoreError) -> OpenStackAccess {
+        let now = clock.calendar
+        enum Step {
+            case use(OpenStackAccess)
+            case fail(StoreError)
+            case ask
+            case wait(Int)
+        }
+        let step: Step = state.withLock { state in
+            if let access = state.access,
+                access.expires.map({ $0.nanoseconds - now.nanoseconds > Self.margin }) ?? true
+            {
+                return .use(access)
+            }
+            if state.isAsking { return .wait(state.answers) }
+            if let failure = state.failure, let time = state.failedAt, Self.isRecent(time, now) {
+                return .fail(failure)
+            }
+            state.isAsking = true
+            return .ask
+        }
+        switch step {
+        case .use(let access): return access
+        case .fail(let error): throw error
+        case .wait(let seen):
+            let outcome: Result<OpenStackAccess, StoreError> = state.wait { state in
+                guard state.answers != seen || !state.isAsking else { return nil }
+                if let failure = state.failure { return .failure(failure) }
+                return state.access.map { .success($0) }
+                    ?? .failure(StoreError(.unavailable, "the login at \(self.login.url) is being renewed"))
+            }!
+            return try outcome.get()
+        case .ask: break
+        }
+        let outcome = Result { () throws(StoreError) in try authenticate(now) }
+        state.update { state in
+            state.isAsking = false
+            state.answers += 1
+            switch outcome {
+            case .success(let access):
+                state.access = access
+                state.failure = nil
+                state.failedAt = nil
+            case .failure(let error):
+                state.access = nil
+                state.failure = error
+                state.failedAt = error.isTransient ? nil : now
+            }
+        }
+        return try outcome.get()
+    }
+
+    private static func isRecent(_ moment: Timestamp, _ now: Timestamp) -> Bool {
+        abs(now.nanoseconds - moment.nanoseconds) < pause
+    }
+
+    // MARK: Logging in
+
+    private func authenticate(_ now: Timestamp) throws(StoreError) -> OpenStackAccess {
+        switch login.method {
+        case .version1(let user, let key): return try authenticate(user, key, now)
+        case .version2(let user, let password, let project):
+            var auth: [String: JSONText] = [
+                "passwordCredentials": .object(["username": .text(user), "password": .text(password)])
+            ]
+            if let id = project.id { auth["tenantId"] = .text(id) }
+            if let name = project.name, project.id == nil { auth["tenantName"] = .text(name) }
+            let response = try send(post("/tokens", ["auth": .object(auth)]))
+            let answer = try decode(Version2.self, response)
+            return try access(
+                answer.access.token.id, expires: answer.access.token.expires,
+                (answer.access.serviceCatalog ?? []).filter { $0.type == "object-store" }.flatMap { service in
+                    service.endpoints.compactMap { endpoint in
+                        let url =
+                            switch interface {
+                            case "internal": endpoint.internalURL
+                            case "admin": endpoint.adminURL
+                            default: endpoint.publicURL
+                            }
+                        return url.map { (endpoint.region, $0) }
+                    }
+                })
+        case .password, .applicationCredential, .namedApplicationCredential:
+            let response = try send(post("/auth/tokens", ["auth": .object(version3())]))
+            let answer = try decode(Version3.self, response)
+            return try access(
+                response["X-Subject-Token"] ?? "", expires: answer.token.expires_at,
+                (answer.token.catalog ?? []).filter { $0.type == "object-store" }.flatMap { service in
+                    service.endpoints.filter { $0.interface == interface }.map { ($0.region_id ?? $0.region, $0.url) }
+                })
+        }
+    }
+
+    /// As tempauth and Ceph have it.
+    private func authenticate(_ user: String, _ key: String, _ now: Timestamp) throws(StoreError) -> OpenStackAccess {
+        var request = HTTPRequest("GET", login.url.description, counter: .requestsOther, operation: .storeOther)
+        request.headers = [("X-Auth-User", user), ("X-Auth-Key", key)]
+        let response = try send(request)
+        let seconds = response["X-Auth-Token-Expires"].flatMap { Int64($0) }
+        let expires = seconds.flatMap { $0 > 0 && $0 < 1 << 31 ? $0 * 1_000_000_000 + now.nanoseconds : nil }
+        return try access(
+            response["X-Auth-Token"] ?? response["X-Storage-Token"] ?? "",
+            expires: expires.map { Timestamp(nanoseconds: $0) },
+            url: response["X-Storage-Url"])
+    }
+
+    private func version3() -> [String: JSONText] {
+        func domain(_ named: OpenStackLogin.Named) -> JSONText {
+            .object(named.domainID.map { ["id": .text($0)] } ?? ["name": .text(named.domainName ?? "Default")])
+        }
+        func fields(_ named: OpenStackLogin.Named) -> [String: JSONText] {
+            named.id.map { ["id": .text($0)] } ?? ["name": .text(named.name ?? ""), "domain": domain(named)]
+        }
+        switch login.method {
+        case .applicationCredential(let id, let secret):
+            return [
+                "identity": .object([
+                    "methods": .list([.text("application_credential")]),
+                    "application_credential": .object(["id": .text(id), "secret": .text(secret)]),
+                ])
+            ]
+        case .namedApplicationCredential(let name, let user, let secret):
+            return [
+                "identity": .object([
+                    "methods": .list([.text("application_credential")]),
+                    "application_credential": .object([
+                        "name": .text(name), "user": .object(fields(user)), "secret": .text(secret),
+                    ]),
+                ])
+            ]
+        case .password(let user, let password, let project):
+            return [
+                "identity": .object([
+                    "methods": .list([.text("password")]),
+                    "password": .object([
+                        "user": .object(fields(user).merging(["password": .text(password)]) { $1 })
+                    ]),
+                ]), "scope": .object(["project": .object(fields(project))]),
+            ]
+        case .version1, .version2: return [:]
+        }
+    }
+
+    private func post(_ path: String, _ body: [String: JSONText]) throws(StoreError) -> HTTPRequest {
+        var url = login.url
+        url.path += path
+        var request = HTTPRequest("POST", url.description, counter: .requestsOther, operation: .storeOther)
+        request.headers = [("Content-Type", "application/json"), ("Accept", "application/json")]
+        do { request.body = UploadBody(Array(try JSONEncoder().encode(JSONText.object(body)))) } catch {
+            throw StoreError(.internal, "the request to log in could not be written: \(error)")
+        }
+        return request
+    }
+
+    private func send(_ request: HTTPRequest) throws(StoreError) -> HTTPResponse {
+        try session.send(request) { [login] response in
+            let action = "the login at \(login.url) failed"
+            // The body may repeat what was sent: it is no part of any message.
+            let cause = "HTTP \(response.status)"
+            switch response.status {
+            case 200..<300: return nil
+            case 401, 403:
+                let what =
+                    switch login.method {
+                    case .version1: "check user and password"
+                    case .version2: "check user, password and project"
+                    case .password: "check user, password, project and their domains"
+                    default: "check the application credential and its secret"
+                    }
+                return StoreError(
+                    .authenticationFailed, "\(action): status \(response.status); \(what)", cause: cause)
+            case 300..<500 where response.errorCode != .throttled && response.errorCode != .timedOut:
+                return StoreError(
+                    .invalidArgument,
+                    "\(action): status \(response.status); is this where the cloud's identity service is? "
+                        + "Check auth_url and auth_version", cause: cause)
+            default:
+                return StoreError(
+                    response.errorCode ?? .unavailable, "\(action): status \(response.status)", cause: cause)
+            }
+        }
+    }
+
+    // MARK: Answers
+
+    private struct Version2: Decodable {
+        struct Access: Decodable {
+            var token: Token
+            var serviceCatalog: [Service]?
+        }
+        struct Token: Decodable {
+            var id: String
+            var expires: String?
+        }
+        struct Service: Decodable {
+            var type: String
+            var endpoints: [Endpoint]
+        }
+        struct Endpoint: Decodable {
+            var region: String?
+            var publicURL: String?
+            var internalURL: String?
+            var adminURL: String?
+        }
+        var access: Access
+    }
+
+    private struct Version3: Decodable {
+        struct Token: Decodable {
+            var expires_at: String?
+            var catalog: [Service]?
+        }
+        struct Service: Decodable {
+            var type: String
+            var endpoints: [Endpoint]
+        }
+        struct Endpoint: Decodable {
+            var interface: String
+            var region: String?
+            var region_id: String?
+            var url: String
+        }
+        var token: Token
+    }
+
+    private func decode<Answer: Decodable>(_ type: Answer.Type, _ response: HTTPResponse) throws(StoreError) -> Answer {
+        guard let answer = try? JSONDecoder().decode(type, from: Data(response.body)) else {
+            throw StoreError(
+                .invalidArgument,
+                "\(login.url) does not answer as an OpenStack identity service does: check auth_url and auth_version")
+        }
+        return answer
+    }
+
+    private func access(_ token: String, expires: String?, _ endpoints: [(region: String?, url: String)])
+        throws(StoreError) -> OpenStackAccess
+    {
+        let known = Set(endpoints.compactMap(\.region)).sorted().joined(separator: ", ")
+        let fitting = region.map { region in endpoints.filter { $0.region == region } } ?? endpoints
+        if storageURL == nil {
+            if endpoints.isEmpty {
+                throw StoreError(
+                    .storeNotFound, "the login at \(login.url) tells of no object store: check project and interface")
+            }
+            if fitting.isEmpty {
+                throw StoreError(
+                    .storeNotFound,
+                    "there is no object store in region '\(region ?? "")': set region to one of \(known)")
+            }
+            if Set(fitting.map { $0.url }).count > 1 {
+                throw StoreError(.invalidArgument, "there are several object stores: set region to one of \(known)")
+            }
+        }
+        return try access(token, expires: expires.flatMap { Timestamp(iso8601: $0) }, url: fitting.first?.url)
+    }
+
+    private func access(_ token: String, expires: Timestamp?, url: String?) throws(StoreError) -> OpenStackAccess {
+        guard !token.isEmpty, token.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }),
+            var storage = storageURL ?? url.flatMap({ WebURL($0) }), storage.query == nil
+        else {
+            throw StoreError(
+                .invalidArgument,
+                "the login at \(login.url) gives no token, or no address to use it at: check auth_url and auth_version")
+        }
+        guard storage.isSecure || !login.url.isSecure || storageURL != nil else {
+            throw StoreError(
+                .invalidArgument,
+                "the object store at \(storage.origin) is not reached by https: set storage_url to it if you trust it")
+        }
+        while storage.path.hasSuffix("/") { storage.path.removeLast() }
+        return OpenStackAccess(storageURL: storage, token: token, expires: expires)
+    }
+}
+
+/// The little of JSON that a login needs.
+private indirect enum JSONText: Encodable {
+    case text(String)
+    case list([JSONText])
+    case object([String: JSONText])
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        switch self {
+        case .text(let text): try container.encode(text)
+        case .list(let list): try container.encode(list)
+        case .object(let object): try container.encode(object)
+        }
+    }
+}
