@@ -1,6 +1,6 @@
 """Random operations on a mount, compared step by step with a folder in memory; see model/.
 
-Not on S3: there a renamed file can get a conflict copy of its own (docs/semantics.md, known faults). The command in
+Not on S3: there a file can get a conflict copy of its own (docs/semantics.md, known faults). The command in
 CONTRIBUTING.md can do that, and longer runs with other seeds.
 """
 
@@ -10,9 +10,6 @@ import tempfile
 import pytest
 from harness import Local, Mount
 from model import runner
-
-pytestmark = pytest.mark.skip(
-    reason="known fault: once in some ten thousand operations an open file answers ESTALE (docs/semantics.md)")
 
 # A hundred thousand in all.
 OPERATIONS = 20_000
