@@ -58,34 +58,28 @@ def folder(tmp_path_factory, request):
     shutil.rmtree(path, ignore_errors=True)
 
 
-def s3_bucket(name):
-    """A prefix of the test's own on one of the servers."""
-    server = S3.from_environment(name)
+def place_on(kind, variable, name):
+    """A prefix or folder of the test's own on one of the servers."""
+    server = kind.from_environment(name)
     if server is None:
-        pytest.skip(f"CLOUDFUSION_TEST_S3_{name.upper()} is not set; make test starts the server")
+        pytest.skip(f"CLOUDFUSION_TEST_{variable}_{name.upper()} is not set; make test starts the server")
     return server.below(f"t-{uuid.uuid4().hex[:12]}")
+
+
+def s3_bucket(name):
+    return place_on(S3, "S3", name)
 
 
 @pytest.fixture
 def webdav_server():
     """`webdav_server(name)`: a folder of the test's own on one of the servers."""
-    def make(name):
-        server = WebDAV.from_environment(name)
-        if server is None:
-            pytest.skip(f"CLOUDFUSION_TEST_WEBDAV_{name.upper()} is not set; make test starts the server")
-        return server.below(f"t-{uuid.uuid4().hex[:12]}")
-    return make
+    return lambda name: place_on(WebDAV, "WEBDAV", name)
 
 
 @pytest.fixture
 def swift_server():
     """`swift_server(name)`: a prefix of the test's own on one of the servers with OpenStack Swift's protocol."""
-    def make(name):
-        server = OpenStackSwift.from_environment(name)
-        if server is None:
-            pytest.skip(f"CLOUDFUSION_TEST_SWIFT_{name.upper()} is not set; make test starts the server")
-        return server.below(f"t-{uuid.uuid4().hex[:12]}")
-    return make
+    return lambda name: place_on(OpenStackSwift, "SWIFT", name)
 
 
 @pytest.fixture
