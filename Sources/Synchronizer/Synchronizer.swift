@@ -159,6 +159,8 @@ package final class Synchronizer: Sendable {
         let settings = settings.sane
         let store = state.withLock {
             $0.settings = settings
+            // Under new limits there may be room: else the cache complains again, and at once.
+            $0.pressedAt = nil
             return $0.store
         }
         process(.configured(settings, store.capabilities))

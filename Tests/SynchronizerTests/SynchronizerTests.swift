@@ -458,6 +458,13 @@ import Threading
         bench.cache.reserve(3 << 20) { error in ready.update { $0 = error == nil } }
         #expect(ready.wait(until: .now + .seconds(60)) { $0 ? true : nil } == true)
         #expect(try bench.files().count >= 1)
+        // With more room nobody waits any more: what is changed from now on has its delay again.
+        bench.cache.setLimits(CacheLimits(soft: 1 << 30, hard: 1 << 30, freeSpaceFloor: 0))
+        bench.synchronizer.configure(bench.settings)
+        try bench.write("later", [UInt8](repeating: 1, count: 2 << 20))
+        try bench.write("awaited", "now")
+        try bench.drain("awaited")
+        #expect(bench.text("awaited") == "now" && bench.text("later") == nil)
     }
 
     @Test("a renamed symbolic link is written anew where it cannot be moved: another file may take its place meanwhile")
