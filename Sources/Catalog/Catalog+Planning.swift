@@ -57,7 +57,10 @@ extension Tables {
         case .upload(let plan):
             work.places = [Place(plan.placement)]
             work.uploaded = plan.placement.inode
-        case .copy(let plan): work.places = [Place(plan.placement)]
+            work.sources = try sources(of: plan.placement)
+        case .copy(let plan):
+            work.places = [Place(plan.placement)]
+            work.sources = try sources(of: plan.placement)
         case .createDirectory(let plan): work.places = [Place(parent: plan.parentObject, name: plan.name)]
         case .setAttributes(let plan): work.places = try places(of: plan.object)
         case .move(let plan), .settle(let plan):
@@ -74,6 +77,12 @@ extension Tables {
         }
         for parent in Set(work.places.map(\.parent)) { work.implied += try unmadePlaces(to: parent) }
         return work
+    }
+
+    /// Where, besides its own place, the bytes of a file lie on the store.
+    private func sources(of placement: Placement) throws(CatalogError) -> [Place] {
+        guard let object = try place(of: placement.inode) else { return [] }
+        return try places(of: object).filter { $0 != Place(placement) }
     }
 
     /// The row whose work does not go together with this step.

@@ -3,7 +3,8 @@ import StoreAPI
 
 // What workers are changing on the store. Two rules hold here, and nowhere else:
 //
-// - Two workers never change the same place at once, and nobody works below a directory that moves or goes.
+// - Two workers never change the same place at once, nor what the store is copying from for another, and nobody works
+//   below a directory that moves or goes.
 // - What the store was heard to say of a place is worth nothing when work of ours at this place, or on a directory
 //   above, was under way or ended after the question was put: it may be from before that work or from after it.
 extension Tables {
@@ -41,11 +42,13 @@ extension Tables {
     func obstacle(to work: Work, of row: Int64) throws(CatalogError) -> Int64? {
         for place in work.places {
             if let other = try worker(at: place, but: row) { return other }
+            if let other = underWay.row(copyingFrom: place, but: row) { return other }
         }
         return try work.subtree.flatMap { subtree throws(CatalogError) in try worker(below: subtree, but: row) }
     }
 
-    /// The row whose work is changing something in a directory of the store, or further below; nil: nobody does.
+    /// The row whose work is changing something in a directory of the store, or further below, or has the store read it;
+    /// nil: nobody does.
     func worker(below directory: Int64, but row: Int64? = nil) throws(CatalogError) -> Int64? {
         for parent in underWay.parents {
             guard let other = underWay.row(in: parent, but: row) else { continue }

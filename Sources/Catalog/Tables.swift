@@ -65,6 +65,9 @@ final class Tables {
         var places: [Place] = []
         /// Directories that are still to be made, and that the store shows as soon as there is something in them.
         var implied: [Place] = []
+        /// What the store makes a part of the new object of, by itself, lies there. Not every server reads what it has
+        /// checked the version of: nobody may change it meanwhile.
+        var sources: [Place] = []
         /// This object moves or goes, and with it the path of everything below.
         var subtree: Int64?
         /// Whose content is uploaded.

@@ -8,7 +8,8 @@ extension Tables {
         private var rowsByPlace: [Place: Set<Int64>] = [:]
         private var rowsByImplied: [Place: Set<Int64>] = [:]
         private var rowsBySubtree: [Int64: Set<Int64>] = [:]
-        /// The rows that change something in a directory itself.
+        private var rowsBySource: [Place: Set<Int64>] = [:]
+        /// The rows that change something in a directory itself, or have the store read it.
         private var rowsByParent: [Int64: Set<Int64>] = [:]
         private var rowsByUploaded: [InodeID: Set<Int64>] = [:]
         private var rowsByMoved: [Int64: Set<Int64>] = [:]
@@ -30,6 +31,10 @@ extension Tables {
                     rowsByParent[place.parent, default: []].insert(row)
                 }
                 for place in newValue.implied { rowsByImplied[place, default: []].insert(row) }
+                for place in newValue.sources {
+                    rowsBySource[place, default: []].insert(row)
+                    rowsByParent[place.parent, default: []].insert(row)
+                }
                 if let subtree = newValue.subtree { rowsBySubtree[subtree, default: []].insert(row) }
                 if let inode = newValue.uploaded { rowsByUploaded[inode, default: []].insert(row) }
                 if let object = newValue.moved { rowsByMoved[object, default: []].insert(row) }
@@ -44,6 +49,10 @@ extension Tables {
                 Self.remove(row, of: place.parent, in: &rowsByParent)
             }
             for place in work.implied { Self.remove(row, of: place, in: &rowsByImplied) }
+            for place in work.sources {
+                Self.remove(row, of: place, in: &rowsBySource)
+                Self.remove(row, of: place.parent, in: &rowsByParent)
+            }
             if let subtree = work.subtree { Self.remove(row, of: subtree, in: &rowsBySubtree) }
             if let inode = work.uploaded { Self.remove(row, of: inode, in: &rowsByUploaded) }
             if let object = work.moved { Self.remove(row, of: object, in: &rowsByMoved) }
@@ -56,10 +65,14 @@ extension Tables {
         /// The row, other than this one, that makes the directory at a place by what it puts below.
         func row(implying place: Place, but row: Int64?) -> Int64? { Self.other(rowsByImplied[place], row) }
 
+        /// The row, other than this one, for which the store reads what lies at a place.
+        func row(copyingFrom place: Place, but row: Int64?) -> Int64? { Self.other(rowsBySource[place], row) }
+
         /// The row, other than this one, whose work moves or removes an object with all below.
         func row(ofSubtree object: Int64, but row: Int64?) -> Int64? { Self.other(rowsBySubtree[object], row) }
 
-        /// The row, other than this one, whose work changes something in a directory.
+        /// The row, other than this one, whose work changes something in a directory, or has the store read
+        /// it.
         func row(in directory: Int64, but row: Int64?) -> Int64? { Self.other(rowsByParent[directory], row) }
 
         /// The row, other than this one, that uploads the content of an inode.

@@ -533,6 +533,11 @@ private final class World {
                 sent.insert((item, step), at: 0)
                 return true
             }
+            if case .copy(let plan) = step, !crashes, !losesAnswers {
+                // Some servers look at the version first, and read what they copy afterwards.
+                let version = metadata(plan.source.description)?.version
+                #expect(version == plan.sourceVersion, "\(plan): \(trace.suffix(60).joined(separator: "\n"))")
+            }
             let outcome = try perform(step, of: item)
             answered.append((item, step, outcome ?? {}))
         } else if number - sent.count < answered.count {
