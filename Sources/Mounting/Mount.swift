@@ -108,7 +108,7 @@ package final class Mount: Sendable {
     /// - Throws: ``MountError``. Then nothing is mounted, and the cache is free for others.
     package func start() throws(MountError) {
         log.level = Logger.Level(rawValue: request.settings.logLevel) ?? .notice
-        try request.mountPoint.check(mayBeNonEmpty: request.options.mayBeNonEmpty)
+        try request.mountPoint.prepare(mayBeNonEmpty: request.options.mayBeNonEmpty)
         let fileSystem = FileSystem(
             virtual: controlDirectories(), isFlat: request.options.isFlat,
             settings: fileSystemSettings(request.settings), statistics: statistics, clock: clock)

@@ -1,5 +1,6 @@
 import CShim
 import Glibc
+import Threading
 
 /// The directory where a mount is to be, or is.
 package struct MountPoint: Hashable, Sendable {
@@ -37,7 +38,8 @@ package struct MountPoint: Hashable, Sendable {
     // MARK: - What is mounted
 
     private struct Line {
-        var path: String
+        /// Of the mount, as long as it is there.
+        var number: String
         var kind: String
         var source: String
     }
@@ -52,7 +54,7 @@ package struct MountPoint: Hashable, Sendable {
                 dash + 2 < words.count
             else { continue }
             guard unescape(words[4]) == path else { continue }
-            found = Line(path: path, kind: unescape(words[dash + 1]), source: unescape(words[dash + 2]))
+            found = Line(number: unescape(words[0]), kind: unescape(words[dash + 1]), source: unescape(words[dash + 2]))
         }
         return found
     }
@@ -80,30 +82,47 @@ package struct MountPoint: Hashable, Sendable {
     package var isMounted: Bool { Self.isMounted(path) }
 
     /// Whether a mount of this program is there, alive or not.
-    package var isOurs: Bool { Self.line(at: path)?.kind == "fuse.cloudfusion" }
+    package var isOurs: Bool { Self.line(at: path)?.kind == Self.kind }
+
+    private static let kind = "fuse.cloudfusion"
 
     // MARK: - Mounting
 
-    /// Finds out whether a mount can be made here.
+    /// Finds out whether a mount can be made here, and takes away what is left of one of ours whose process has gone.
     ///
     /// - Throws: ``MountError`` that says what is in the way.
-    package func check(mayBeNonEmpty: Bool) throws(MountError) {
-        if let line = Self.line(at: path) {
-            if line.kind == "fuse.cloudfusion" {
-                var status = stat()
-                if stat(path, &status) != 0, errno == ENOTCONN {
+    package func prepare(mayBeNonEmpty: Bool) throws(MountError) {
+        while let line = Self.line(at: path) {
+            // Of the others, none can die, and a disk is not to be waited for.
+            let condition = line.kind.hasPrefix("fuse") ? condition() : .answers
+            // Somebody else may be at it.
+            if Self.line(at: path)?.number != line.number { continue }
+            switch condition {
+            case .dead(let root):
+                guard line.kind == Self.kind else {
                     throw MountError(
-                        "'\(path)' is what is left of a mount whose process has gone. "
-                            + "'fusermount3 -uz \(path)' removes it; then mount again.")
+                        "'\(path)' is what is left of a mount of another program (\(line.kind), \(line.source)) whose "
+                            + "process has gone. 'fusermount3 -uz \(path)' removes it; then mount again.")
                 }
+                let code = remove(dead: root)
+                guard Self.line(at: path)?.number == line.number else { continue }
+                throw MountError(
+                    "'\(path)' is what is left of a mount whose process has gone, and cannot be removed: "
+                        + "\(errorText(code)). Whoever mounted it can do that with 'fusermount3 -uz \(path)'.")
+            case .isSilent:
+                throw MountError(
+                    "'\(path)' is mounted already (\(line.source)), and the mount does not answer: its process stands "
+                        + "still. If it does not go on, end it; then mount again.")
+            case .answers where line.kind == Self.kind:
                 throw MountError(
                     "'\(path)' is mounted already (\(line.source)). 'cloudfusion status \(path)' shows it.")
-            }
-            guard mayBeNonEmpty else {
+            case .answers where !mayBeNonEmpty:
                 throw MountError(
                     "'\(path)' is a mount point already (\(line.kind)). Choose another directory, or mount over it "
                         + "with -o nonempty.")
+            case .answers: break
             }
+            break
         }
         var status = stat()
         guard stat(path, &status) == 0 else {
@@ -121,6 +140,41 @@ package struct MountPoint: Hashable, Sendable {
                     + "or mount over it with -o nonempty.")
         }
         try Self.checkDevice()
+    }
+
+    /// Whether somebody serves a mount.
+    private enum Condition: Sendable {
+        case answers
+        /// Nobody has answered within some seconds.
+        case isSilent
+        case dead(MountRoot)
+    }
+
+    /// Asks a FUSE mount for its space: the kernel passes that on each time, while it may still know the attributes of a
+    /// directory whose server has gone. It says ENOTCONN when nobody serves the mount any more.
+    private func condition() -> Condition {
+        let found = Monitor<Condition?>(nil)
+        // On a thread of its own: one that stands still keeps it for as long as it likes.
+        WorkerThread(name: "mount point") { [path] in
+            var condition = Condition.answers
+            if let root = MountRoot(path) {
+                var space = statfs()
+                if fstatfs(root.descriptor, &space) != 0, errno == ENOTCONN { condition = .dead(root) }
+            }
+            found.update { $0 = condition }
+        }.detach()
+        return found.wait(until: .now + .seconds(10)) { $0 } ?? .isSilent
+    }
+
+    /// Takes a dead mount out of the tree, also when others have files in it open.
+    ///
+    /// - Returns: 0, or an errno.
+    private func remove(dead root: MountRoot) -> Int32 {
+        // By the descriptor: at the path there may be a live mount by now, of somebody who has done the same.
+        if umount2("/proc/self/fd/\(root.descriptor)", Int32(MNT_DETACH)) == 0 { return 0 }
+        let code = errno
+        guard code == EPERM || code == EACCES else { return code }
+        return runProgram(["fusermount3", "-u", "-z", "--", path]) == 0 ? 0 : code
     }
 
     private func isEmpty() throws(MountError) -> Bool {
@@ -216,6 +270,19 @@ package struct MountPoint: Hashable, Sendable {
         }
         return false
     }
+}
+
+/// The root of one certain mount, however many others come and go at its path. Nothing is asked of its file system.
+private final class MountRoot: Sendable {
+    let descriptor: Int32
+
+    /// - Returns: nil when the path cannot be opened; errno says why.
+    init?(_ path: String) {
+        descriptor = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        if descriptor < 0 { return nil }
+    }
+
+    deinit { close(descriptor) }
 }
 
 /// Runs a program from PATH, quietly, and waits for it.

@@ -21,7 +21,7 @@ struct MountClient: Sendable {
         } else {
             throw failure(
                 "the mount at '\(mountPoint.path)' does not answer: \(String(cString: strerror(errno))). "
-                    + "If its process has gone, 'fusermount3 -uz \(mountPoint.path)' removes it.")
+                    + "If its process has gone, mount again: that takes the place of what is left of it.")
         }
     }
 

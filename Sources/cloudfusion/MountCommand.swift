@@ -35,7 +35,9 @@ struct MountCommand: ParsableCommand {
         if request.isForeground || readyFd != nil {
             throw ExitCode(serve(request))
         }
-        do { try request.mountPoint.check(mayBeNonEmpty: request.options.mayBeNonEmpty) } catch { throw failure(error) }
+        do { try request.mountPoint.prepare(mayBeNonEmpty: request.options.mayBeNonEmpty) } catch {
+            throw failure(error)
+        }
         let words = CommandWords.ordered(Array(CommandLine.arguments.dropFirst()))
         throw ExitCode(Daemon.start(words))
     }

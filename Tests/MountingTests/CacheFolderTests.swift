@@ -116,7 +116,7 @@ import Testing
         let temporary = TemporaryFolder()
         func message(_ name: String, mayBeNonEmpty: Bool = false) -> String? {
             do {
-                try MountPoint(temporary.path + name).check(mayBeNonEmpty: mayBeNonEmpty)
+                try MountPoint(temporary.path + name).prepare(mayBeNonEmpty: mayBeNonEmpty)
                 return nil
             } catch { return error.message }
         }
@@ -125,7 +125,7 @@ import Testing
         close(open(temporary.path + "/file", O_CREAT | O_WRONLY, 0o600))
         #expect(message("/file")?.contains("not a directory") == true)
         #expect(message("")?.contains("not empty") == true)
-        #expect(throws: MountError.self) { try MountPoint("/proc").check(mayBeNonEmpty: false) }
+        #expect(throws: MountError.self) { try MountPoint("/proc").prepare(mayBeNonEmpty: false) }
         #expect(throws: MountError.self) { try MountPoint("") }
     }
 

@@ -418,14 +418,18 @@ class Mount:
                 found.append(int(entry.name))
         return found
 
-    def kill(self, before_unmounting=lambda: None):
-        """The worst that can happen to a daemon short of a power loss.
-
-        Whoever still writes below the mount point must end before it is unmounted: else it writes beneath it.
-        """
+    def crash(self):
+        """The worst that can happen to a daemon short of a power loss. What it leaves is a mount that is dead."""
         for pid in self.pids():
             os.kill(pid, signal.SIGKILL)
         self.wait_for_end(timeout=20)
+
+    def kill(self, before_unmounting=lambda: None):
+        """A crash, after which the dead mount is taken away.
+
+        Whoever still writes below the mount point must end before it is unmounted: else it writes beneath it.
+        """
+        self.crash()
         before_unmounting()
         run("umount", "-l", self.point, check=False, timeout=20)
 

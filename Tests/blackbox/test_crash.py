@@ -1,5 +1,7 @@
 """After close() returned the file survives whatever happens to the daemon."""
 
+import contextlib
+import ctypes
 import os
 import random
 import signal
@@ -8,7 +10,7 @@ import sys
 import time
 
 import pytest
-from harness import describe, differences, run
+from harness import describe, differences, mounts_below, run
 from rigs.processes import wait_until
 from trees import odd
 
@@ -29,6 +31,102 @@ def test_closed_files_survive_kill_9(store, mounts, folder):
     fresh = mounts(store).start()
     assert differences(expected, describe(fresh.data)) == []
     fresh.stop()
+
+
+def test_the_same_command_mounts_again_after_a_crash(store, mounts):
+    """The dead mount is in use by others, and the kernel still knows what its directories are like."""
+    mount = mounts(store, cache=3600).start()
+    (mount.data / "folder").mkdir()
+    (mount.data / "folder" / "file").write_bytes(b"closed")
+    user = subprocess.Popen(["sleep", "600"], cwd=mount.data / "folder")
+    file = os.open(mount.data / "folder" / "file", os.O_RDONLY)
+    try:
+        os.stat(mount.point)
+        mount.crash()
+        mount.start()
+    finally:
+        user.kill()
+        user.wait()
+        with contextlib.suppress(OSError):           # its connection is gone
+            os.close(file)
+    assert mounts_below(mount.point) == [str(mount.point)], "the dead mount is still there"
+    assert (mount.data / "folder" / "file").read_bytes() == b"closed"
+    # A live mount is left alone.
+    for _ in range(2):
+        done = mount.cli(*mount.command()[1:], check=False)
+        assert done.returncode == 1 and "is mounted already" in done.stderr, done
+    assert (mount.data / "folder" / "file").read_bytes() == b"closed"
+    mount.sync()
+    assert store.read("folder/file") == b"closed"
+    mount.stop()
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not os.stat("/dev/fuse").st_mode & 0o002,
+                    reason="needs root to become somebody else, and /dev/fuse for all")
+def test_somebody_who_is_not_root_mounts_again_after_a_crash(local, mounts, folder, binary):
+    somebody = {"user": 65534, "group": 65534, "extra_groups": []}
+    for path in (folder, *folder.parents):           # temporary folders are for one user only
+        if not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o055)
+    mount = mounts(local, cache=3600)
+    mount.write_config()
+    for path in (local.path, mount.folder, mount.point, mount.config_file):
+        os.chown(path, 65534, 65534)
+    environment = {**os.environ, "HOME": str(mount.folder)}
+    run(*mount.command(), env=environment, **somebody)
+    run("sh", "-c", f"echo closed > {mount.data}/file", **somebody)
+    mount.crash()
+    run(*mount.command(), env=environment, **somebody)
+    assert mounts_below(mount.point) == [str(mount.point)], "the dead mount is still there"
+    assert run("cat", mount.data / "file", **somebody).stdout == "closed\n"
+    run(binary, "stop", mount.point, env=environment, **somebody)
+    assert local.read("file") == b"closed\n"
+
+
+def test_two_who_mount_again_at_once_make_one_mount(local, mounts):
+    mount = mounts(local, cache=3600).start()
+    (mount.data / "file").write_bytes(b"closed")
+    for _ in range(5):
+        mount.crash()
+        started = [subprocess.Popen([*map(str, mount.command())], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        ends = [(child.wait(timeout=60), child.stderr.read()) for child in started]
+        assert sorted(code for code, _ in ends) == [0, 1, 1], ends
+        assert mounts_below(mount.point) == [str(mount.point)]
+        assert (mount.data / "file").read_bytes() == b"closed"
+    mount.stop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount without a program")
+def test_a_dead_mount_of_another_program_is_left_to_its_owner(local, mounts):
+    mount = mounts(local)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    assert libc.mount(b"somebody@host:", os.fsencode(mount.point), b"fuse.sshfs", 0, options) == 0, ctypes.get_errno()
+    os.close(device)
+    mount.write_config()
+    for flags in ([], ["-o", "nonempty"]):
+        done = mount.cli(*mount.command()[1:], *flags, check=False)
+        assert done.returncode == 1, done
+        assert "fuse.sshfs" in done.stderr and f"fusermount3 -uz {mount.point}" in done.stderr, done
+        assert mounts_below(mount.point) == [str(mount.point)], "it was taken away, or mounted over"
+    run("umount", "-l", mount.point)
+    mount.start()
+    mount.stop()
+
+
+def test_a_mount_whose_process_stands_still_is_not_taken_for_dead(local, mounts):
+    mount = mounts(local, cache=3600).start()
+    (mount.data / "file").write_bytes(b"closed")
+    (pid,) = mount.pids()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = mount.cli(*mount.command()[1:], check=False, timeout=60)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert done.returncode == 1 and "does not answer" in done.stderr, done
+    assert (mount.data / "file").read_bytes() == b"closed"
+    mount.stop()
 
 
 # Makes, replaces, renames and removes files until it is killed. Says before each change which name it is about, and
