@@ -11,14 +11,20 @@ extension UploadScheduler {
             rest(item.id, now)
             return
         }
-        if let circle = circle(from: item, to: blocker) {
-            for member in circle { giveUp(member, "it waits for another change that waits for it", now, &actions) }
-            return
-        }
         let round = (rounds[item.id] ?? 0) + 1
         rounds[item.id] = round
+        if let circle = circle(from: item, to: blocker) {
+            guard round <= Self.mostCircles else {
+                for member in circle { giveUp(member, "it waits for another change that waits for it", now, &actions) }
+                return
+            }
+            // What the others wait for was found out earlier: names may have changed since, so they are asked again.
+            for member in circle.dropFirst() {
+                stopWaiting(member.id)
+                urgent.append(member)
+            }
+        }
         guard round <= Self.mostRounds else {
-            rounds[item.id] = nil
             giveUp(item, "the change that it waits for does not get on", now, &actions)
             return
         }
@@ -46,10 +52,16 @@ extension UploadScheduler {
         return members
     }
 
-    mutating func giveUp(
+    private mutating func stopWaiting(_ id: PendingID) {
+        guard let entry = waiting.removeValue(forKey: id) else { return }
+        waiters[entry.blocker]?.removeAll { $0 == id }
+    }
+
+    private mutating func giveUp(
         _ item: PendingItem, _ why: String, _ now: MonotonicTime, _ actions: inout [Action]
     ) {
-        if let entry = waiting.removeValue(forKey: item.id) { waiters[entry.blocker]?.removeAll { $0 == item.id } }
+        stopWaiting(item.id)
+        rounds[item.id] = nil
         let error = StoreError(.internal, "'\(item.path)' cannot be uploaded: \(why)")
         trouble(item, error, ownWait(item.id), now, &actions)
         actions.append(.report(kind: error.code.rawValue, message: error.message, advice: error.code.advice))

@@ -58,6 +58,8 @@ package struct UploadScheduler: Sendable {
     static let resting = Backoff(from: .milliseconds(100), to: .seconds(5))
     /// How often a row may find itself blocked although what blocked it was worked on.
     static let mostRounds = 50
+    /// How often it may find itself in a circle before that is taken for one.
+    static let mostCircles = 3
     /// Every so many picks the oldest row is taken, whatever came first in the journal's order.
     static let oldestEvery = 4
 

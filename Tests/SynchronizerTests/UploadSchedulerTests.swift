@@ -408,6 +408,26 @@ struct Simulation {
         #expect(simulation.begun.count < 200)
     }
 
+    @Test("rows that no longer wait for each other when they are asked again go on without a word")
+    func formerCircle() {
+        var simulation = Simulation()
+        let ids = (0..<3).map { _ in simulation.add() }
+        var asked: [PendingID: Int] = [:]
+        var done: Set<PendingID> = []
+        simulation.outcome = { row, _ in
+            asked[row.id, default: 0] += 1
+            let next = ids[(ids.firstIndex(of: row.id)! + 1) % 3]
+            // The first one waited for the second only as long as that had another name.
+            let isFree = row.id == ids[0] && asked[row.id]! > 1
+            guard isFree || done.contains(next) else { return .blocked(by: next) }
+            done.insert(row.id)
+            return .done(askedStore: true)
+        }
+        simulation.run(for: .seconds(30))
+        #expect(simulation.rows.isEmpty && simulation.reports.isEmpty && simulation.records.isEmpty)
+        #expect(simulation.begun.count < 12)
+    }
+
     @Test("what needs a parked row says so, is tried now and then, and goes on when that one is revived")
     func blockedByParked() {
         var simulation = Simulation()
