@@ -73,13 +73,7 @@ extension Catalog {
     package func deleted(_ plans: [DeletePlan]) throws(CatalogError) {
         try write { tables throws(CatalogError) in
             for plan in plans {
-                try tables.ending(plan.item) { () throws(CatalogError) in
-                    guard let object = try tables.object(plan.object) else { return }
-                    for place in try tables.places(of: plan.object) { try tables.sentWasLookedFor(at: place) }
-                    try tables.deleteObject(plan.object)
-                    try tables.childrenChanged(below: object.parent)
-                }
-                try tables.database.run("DELETE FROM pending WHERE id = ?", .int(plan.item.value))
+                try tables.ending(plan.item) { () throws(CatalogError) in try tables.objectWentAway(plan) }
             }
         }
     }
@@ -197,6 +191,22 @@ extension Tables {
                 .int(plan.object))
         }
         try settle(plan.object, in: plan.inode)
+    }
+
+    fileprivate func objectWentAway(_ plan: DeletePlan) throws(CatalogError) {
+        if let object = try object(plan.object) {
+            for place in try places(of: plan.object) { try sentWasLookedFor(at: place) }
+            try childrenChanged(below: object.parent)
+            guard try !database.exists("SELECT 1 FROM object WHERE parent = ?", .int(plan.object)) else {
+                // Something that was sent there may still turn up: it is looked for first, and then this comes again.
+                try database.run(
+                    "UPDATE object SET attribute_generation = -1, seen_ns = 0, written_ns = 0 WHERE id = ?",
+                    .int(plan.object))
+                return
+            }
+            try deleteObject(plan.object)
+        }
+        try database.run("DELETE FROM pending WHERE id = ?", .int(plan.item.value))
     }
 
     /// Whether what was put is what the name stands for now, and where it belongs.
