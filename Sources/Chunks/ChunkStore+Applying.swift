@@ -72,26 +72,28 @@ final class Job {
 extension ChunkStore {
     /// Carries out what callers have asked for, on one of their threads.
     func perform(_ requests: [ChangeRequest]) {
-        var jobs = requests.flatMap { request in request.tasks.map { Job($0) } }
-        func uncoverHidden() { jobs += plainPuts.takeHidden().map { Job(.uncover($0, replacing: $1)) } }
-        uncoverHidden()
-        var position = 0
-        while position < jobs.count {
-            do throws(StoreError) {
+        let asked = requests.map { request in request.tasks.map { Job($0) } }
+        var jobs = asked.flatMap(\.self)
+        var (position, turns) = (0, 0)
+        do throws(StoreError) {
+            while position < jobs.count || plainPuts.hasHidden {
                 try refreshIfStale()
-                uncoverHidden()
-                position = try pack(jobs, from: position)
-            } catch {
-                for job in jobs[position...] where !job.isSettled {
-                    if job.isDoneWithoutChunk, case .metadata(let metadata) = job.outcome {
-                        job.result = .success(metadata)
-                    } else {
-                        job.result = .failure(error)
-                    }
+                // First: the changes that follow may take the place of what is hidden.
+                jobs.insert(contentsOf: plainPuts.takeHidden().map { Job(.uncover($0, replacing: $1)) }, at: position)
+                if let end = try pack(jobs, from: position) { (position, turns) = (end, 0) } else { turns += 1 }
+                guard turns < Self.mostTurns else {
+                    throw StoreError(.unavailable, "other machines were faster \(turns) times")
                 }
-                for request in requests { request.failure = error }
-                break
             }
+        } catch {
+            for job in jobs[position...] where !job.isSettled {
+                if job.isDoneWithoutChunk, case .metadata(let metadata) = job.outcome {
+                    job.result = .success(metadata)
+                } else {
+                    job.result = .failure(error)
+                }
+            }
+            for request in requests { request.failure = error }
         }
         for job in jobs {
             if case .uncover(let path, replacing: let version) = job.task, case .failure = job.result {
@@ -102,60 +104,57 @@ extension ChunkStore {
             if let work = request.work { request.freed = Result(catching: work) }
         }
         putSnapshotIfDue()
-        position = 0
-        for request in requests {
-            request.results = jobs[position..<(position + request.tasks.count)].map { $0.result! }
-            position += request.tasks.count
-        }
+        for (request, jobs) in zip(requests, asked) { request.results = jobs.map { $0.result! } }
     }
+
+    /// How often others may take the number of a chunk before its changes are given up for now.
+    private static let mostTurns = 1_000
 
     /// A chunk is not to have so many members that its index would be as large as its contents.
     private static let mostMembers = 10_000
 
     /// Carries out as many changes as one chunk takes.
     ///
-    /// - Returns: The number of the first one that is left.
-    private func pack(_ jobs: [Job], from start: Int) throws(StoreError) -> Int {
-        for _ in 0..<1_000 {
-            let sequence = try map.use { map throws(ChunkMapError) in try map.applied + 1 }
-            var draft = Draft(of: map, sequence: sequence)
-            var end = start
-            while end < jobs.count, draft.move == nil {
-                let job = jobs[end]
-                if draft.touched == 0, case .change(.delete) = job.task, !job.isSettled {
-                    try deletePlainRun(jobs[end...], draft: &draft)
-                }
-                if !job.isSettled {
-                    guard draft.touched == 0 || hasRoom(draft, for: job) else { break }
-                    job.result = nil
-                    do throws(StoreError) {
-                        try job.expectWanted()
-                        try carryOut(job, on: &draft)
-                    } catch {
-                        if draft.mustEnd {
-                            guard draft.touched > 0 else { throw error }
-                            break
-                        }
-                        job.result = .failure(error)
-                        // Its time is over when the rest of the store is.
-                        if error.code == .cancelled { job.isSettled = true }
+    /// - Returns: The number of the first one that is left; nil: they have to be carried out again, on what another
+    ///   machine has made meanwhile.
+    private func pack(_ jobs: [Job], from start: Int) throws(StoreError) -> Int? {
+        let sequence = try map.use { map throws(ChunkMapError) in try map.applied + 1 }
+        var draft = Draft(of: map, sequence: sequence)
+        var end = start
+        while end < jobs.count, draft.move == nil {
+            let job = jobs[end]
+            if draft.touched == 0, case .change(.delete) = job.task, !job.isSettled {
+                try deletePlainRun(jobs[end...], draft: &draft)
+            }
+            if !job.isSettled {
+                guard draft.touched == 0 || hasRoom(draft, for: job) else { break }
+                job.result = nil
+                do throws(StoreError) {
+                    try job.expectWanted()
+                    try carryOut(job, on: &draft)
+                } catch {
+                    if draft.mustEnd {
+                        guard draft.touched > 0 else { throw error }
+                        break
                     }
+                    job.result = .failure(error)
+                    // Its time is over when the rest of the store is.
+                    if error.code == .cancelled { job.isSettled = true }
                 }
-                end += 1
             }
-            switch try put(&draft, jobs[start..<end]) {
-            case .done(let chunk):
-                for job in jobs[start..<end] where job.result == nil { finish(job, chunk) }
-                delete(draft.deletions)
-                if let move = draft.move {
-                    do throws(StoreError) { try carryOut(move) } catch { move.job.result = .failure(error) }
-                }
-                deleteReplaced(draft.replaced)
-                return end
-            case .again: continue
-            }
+            end += 1
         }
-        throw StoreError(.unavailable, "other machines were faster a thousand times")
+        switch try put(&draft, jobs[start..<end]) {
+        case .again: return nil
+        case .done(let chunk):
+            for job in jobs[start..<end] where job.result == nil { finish(job, chunk) }
+            delete(draft.deletions)
+            if let move = draft.move {
+                do throws(StoreError) { try carryOut(move) } catch { move.job.result = .failure(error) }
+            }
+            deleteReplaced(draft.replaced)
+            return end
+        }
     }
 
     /// Deletes in one request the plain objects that the next deletions are of, up to the first that is more than that.

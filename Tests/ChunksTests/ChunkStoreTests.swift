@@ -470,6 +470,29 @@ struct ChunkStoreTests {
         }
     }
 
+    @Test("a small file that a large one hides without knowing of it is kept when that is replaced or goes next")
+    func hiddenAndReplaced() throws {
+        let (path, other) = (Self.path("d/a"), Self.path("d/b"))
+        let changes: [(ChunkStore, Version) throws -> Void] = [
+            { _ = try $0.write([3], at: path, PutOptions(condition: .ifVersion($1))) },
+            { try $0.apply([.delete(path, ifVersion: $1)]).forEach { _ = try $0.get() } },
+            { try $0.apply([.move(path, to: other, ifVersion: $1)]).forEach { _ = try $0.get() } },
+        ]
+        for change in changes {
+            let rig = Rig()
+            let packer = try rig.machine(limit: 1_000, trust: .seconds(60))
+            let owner = try rig.machine(limit: 1_000, trust: .seconds(60))
+            for machine in [packer, owner] { #expect(try machine.names(in: .root) == []) }
+            let large = try owner.write(pattern(5_000), at: path, PutOptions(condition: .ifAbsent))
+            try packer.write([1, 2], at: path, PutOptions(condition: .ifAbsent))
+            try change(owner, #require(large.version))
+            rig.clock.advance(by: .seconds(61))
+            for machine in [owner, packer, try rig.machine(limit: 1_000)] {
+                #expect(try Self.tree(machine).values.contains { $0[0] == "file" && $0[1] == "[1, 2]" })
+            }
+        }
+    }
+
     @Test("a file that takes the place of a packed one is no conflict, also when the chunk comes late that says so")
     func replacedOnPurpose() throws {
         let rig = Rig()
