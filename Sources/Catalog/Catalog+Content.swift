@@ -15,6 +15,7 @@ extension Catalog {
     /// - Returns: the new generation.
     package func beginChange(of inode: InodeID) throws(CatalogError) -> Int64 {
         let (generation, needed) = try write { tables throws(CatalogError) in
+            try tables.part(inode)
             let record = try tables.existing(inode)
             let needed = try tables.noteChange(of: inode, in: transactions + 1)
             try tables.makeDirty(inode, isChanging: true)

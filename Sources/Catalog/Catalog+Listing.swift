@@ -140,8 +140,8 @@ extension Catalog {
                     ListEntry(name: name, metadata: metadata), into: listing, isDefinite: false, &changes)
                 return changes
             }
-            try tables.learn(metadata, target, record, object.id)
-            return [.attributes(record.id)]
+            try tables.learn(metadata, target, record, object.id, &changes)
+            return changes + [.attributes(record.id)]
         }
     }
 
@@ -318,6 +318,10 @@ extension Tables {
         if isSame {
             // The store itself has said of it by now that it is not ours: a listing could only suspect that.
             if isDefinite, object.foreign == 1 { try setForeign(object.id, 2) }
+            // The bytes are the same as ever, and may have got another name since.
+            if !isOurWork, !isRecent(object.written, for: listing), let local, local.id == object.inode {
+                _ = try noteIdentity(metadata, of: local.id, object.id, isOlder: true, &changes)
+            }
             return
         }
         // A listing begun before our own write ended shows what was there before it.
@@ -492,7 +496,7 @@ extension Tables {
 
     func updateObject(_ id: Int64, _ metadata: Metadata) throws(CatalogError) {
         try database.run(
-            "UPDATE object SET version = ?, size_bytes = ?, modified_ns = ? WHERE id = ?",
+            "UPDATE object SET version = ?, size_bytes = ?, modified_ns = ?, identity = NULL WHERE id = ?",
             SQLValue(metadata.version?.text), .int(metadata.size), .int(metadata.modified.nanoseconds), .int(id))
     }
 
@@ -534,6 +538,11 @@ extension Tables {
         } else {
             try setSource(of: inode, object: object, version: metadata.version, size: metadata.size)
         }
+        if try noteIdentity(metadata, of: inode, object, isOlder: false, &changes) {
+            // Nobody has heard of it.
+            changes.removeAll { $0 == .entry(parent: listing.directory, name: entry.name, inode: inode) }
+            try deleteInode(inode)
+        }
         changes.append(.entry(parent: listing.directory, name: entry.name, inode: nil))
     }
 
@@ -551,13 +560,17 @@ extension Tables {
     }
 
     /// What a bare listing left out is known now. Changes made here meanwhile stay.
-    fileprivate func learn(_ metadata: Metadata, _ target: [UInt8]?, _ record: InodeRecord, _ object: Int64)
-        throws(CatalogError)
-    {
+    fileprivate func learn(
+        _ metadata: Metadata, _ target: [UInt8]?, _ record: InodeRecord, _ object: Int64,
+        _ changes: inout [NamespaceChange]
+    ) throws(CatalogError) {
         let told = metadata.attributes ?? Attributes()
         let isUntouched = try generations(of: record.id).attributes == 0
         try database.run("UPDATE inode SET known = 1 WHERE id = ?", .int(record.id.row))
-        guard isUntouched else { return }
+        guard isUntouched else {
+            _ = try noteIdentity(metadata, of: record.id, object, isOlder: false, &changes)
+            return
+        }
         let modified = told.modified ?? metadata.modified
         let isDirectory = record.kind == .directory
         // A local change of the bytes counts more than what the store holds.
@@ -574,5 +587,6 @@ extension Tables {
             .int(target.map { Int64($0.count) } ?? size),
             .int(record.id.row))
         for (name, value) in told.extended ?? [:] { try insertAttribute(name, value, record.id) }
+        _ = try noteIdentity(metadata, of: record.id, object, isOlder: false, &changes)
     }
 }

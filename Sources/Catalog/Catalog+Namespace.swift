@@ -118,6 +118,8 @@ extension Catalog {
             try tables.addLinks(1, to: inode)
             try tables.directoryChanged(parent)
             try tables.mark(name, in: parent, bytes: record.size)
+            // The object of the only name so far does not say yet that there is another one.
+            if record.kind == .file, record.links == 1, tables.keepsIdentities { try tables.markNames(of: inode) }
             return try tables.existing(inode)
         }
     }

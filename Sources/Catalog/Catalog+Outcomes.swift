@@ -20,7 +20,7 @@ extension Catalog {
                 try tables.forgetSent(
                     SentState(size: metadata.size, metadata.attributes, on: tables.capabilities), at: place)
                 try tables.forgetSent(SentState(size: metadata.size, attributes, on: tables.capabilities), at: place)
-                try tables.objectWasPut(placement, metadata)
+                try tables.objectWasPut(placement, metadata, identity: attributes.identity)
             }
         }
     }
@@ -31,6 +31,9 @@ extension Catalog {
             guard let object = try tables.object(plan.object) else { return }
             if !object.isDirectory {
                 try tables.updateObject(plan.object, metadata)
+                if let identity = plan.attributes.identity {
+                    try tables.setIdentity(ofObject: plan.object, to: identity)
+                }
                 for place in try tables.places(of: plan.object) {
                     try tables.forgetSent(
                         SentState(size: metadata.size, plan.attributes, on: tables.capabilities), at: place)
@@ -190,6 +193,7 @@ extension Tables {
                 "UPDATE inode SET source_version = ? WHERE object = ?", SQLValue(metadata.version?.text),
                 .int(plan.object))
         }
+        if plan.isDirectory { try remarkNames(below: plan.object) }
         try settle(plan.object, in: plan.inode)
     }
 
@@ -219,19 +223,21 @@ extension Tables {
         return try entry(placement.entryName, in: placement.entryParent)?.id == placement.inode
     }
 
-    func objectWasPut(_ placement: Placement, _ metadata: Metadata) throws(CatalogError) {
+    /// - Parameter identity: What the object says of itself: see ``ObjectIdentity``.
+    func objectWasPut(_ placement: Placement, _ metadata: Metadata, identity: String?) throws(CatalogError) {
         // The directory may have been listed away meanwhile; then the next listing finds the object.
         guard try object(placement.parentObject) != nil else { return }
         try database.run(
             """
             INSERT INTO object(parent, name, directory, inode, version, size_bytes, modified_ns, content_generation,
-                attribute_generation, seen_ns, written_ns) VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)
+                attribute_generation, seen_ns, written_ns, identity)
+            VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10)
             ON CONFLICT(parent, name) DO UPDATE SET directory = 0, inode = ?3, version = ?4, size_bytes = ?5,
                 modified_ns = ?6, content_generation = ?7, attribute_generation = ?8, foreign_version = 0, seen_ns = ?9,
-                written_ns = ?9
+                written_ns = ?9, identity = ?10
             """, .int(placement.parentObject), .blob(placement.entryName.bytes), .int(placement.inode.row),
             SQLValue(metadata.version?.text), .int(metadata.size), .int(metadata.modified.nanoseconds),
-            .int(placement.contentGeneration), .int(placement.attributeGeneration), .int(now))
+            .int(placement.contentGeneration), .int(placement.attributeGeneration), .int(now), SQLValue(identity))
         guard let object = try object(placement.entryName, below: placement.parentObject) else { return }
         // Files whose bytes lay there before have lost them, but for those who are this file.
         try loseSource(object.id, but: placement.inode)

@@ -39,8 +39,11 @@ extension Catalog {
             plan.placement.contentGeneration = generation
             plan.checkpoint = nil
             guard let inode = try tables.inode(plan.placement.inode) else { return plan }
-            plan.attributes = try tables.storeAttributes(of: inode)
-            plan.placement.attributeGeneration = try tables.generations(of: inode.id).attributes
+            let generations = try tables.generations(of: inode.id)
+            plan.attributes = try tables.storeAttributes(of: inode, at: plan.target)
+            // What is sent is no more what the identity is for.
+            if generation != generations.content { plan.attributes.identity = nil }
+            plan.placement.attributeGeneration = generations.attributes
             try tables.noteSending(&plan)
             return plan
         }
@@ -422,8 +425,12 @@ private struct Planner {
                 object.inode == inode.id && object.contentGeneration == generations.content && object.foreign == 0
             if isInPlace {
                 try tables.unmarkDeletion(of: object.id)
-                guard tables.capabilities.contains(.attributes), object.attributeGeneration != generations.attributes
-                else { return try done(slot) }
+                guard tables.capabilities.contains(.attributes) else { return try done(slot) }
+                if object.attributeGeneration == generations.attributes,
+                    try !tables.lacksIdentity(object, of: inode, at: slot.path)
+                {
+                    return try done(slot)
+                }
                 return try setAttributes(inode, slot, object)
             }
             if object.foreign != 0 {
@@ -477,7 +484,8 @@ private struct Planner {
             return .copy(
                 CopyPlan(
                     placement: placement(of: inode, slot, generations), source: source, sourceVersion: object.version,
-                    target: slot.path, condition: condition, attributes: try tables.storeAttributes(of: inode)))
+                    target: slot.path, condition: condition,
+                    attributes: try tables.storeAttributes(of: inode, at: slot.path)))
         }
         // The upload fetches what is not in the cache.
         return try upload(inode, slot, generations, condition)
@@ -499,7 +507,7 @@ private struct Planner {
         _ inode: InodeRecord, _ slot: Slot, _ generations: (content: Int64, attributes: Int64),
         _ condition: WriteCondition
     ) throws(CatalogError) -> SyncStep {
-        let attributes = try tables.storeAttributes(of: inode)
+        let attributes = try tables.storeAttributes(of: inode, at: slot.path)
         let body = inode.kind == .file ? nil : inode.target ?? []
         return .upload(
             UploadPlan(
@@ -524,7 +532,7 @@ private struct Planner {
         .setAttributes(
             AttributesPlan(
                 item: item, revision: row.revision, inode: inode.id, path: slot.path, version: object.version,
-                attributes: try tables.storeAttributes(of: inode),
+                attributes: try tables.storeAttributes(of: inode, at: slot.path),
                 attributeGeneration: try tables.generations(of: inode.id).attributes, object: object.id,
                 before: object.attributeGeneration))
     }

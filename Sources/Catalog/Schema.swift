@@ -128,6 +128,16 @@ enum Schema {
             content_generation INTEGER NOT NULL, attribute_generation INTEGER NOT NULL, since_ns INTEGER NOT NULL,
             looked INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(parent, name, state)) WITHOUT ROWID;
         """,
+        """
+        -- Of a file that has, or had, several names: what tells on the store that they are one file, and the state of the
+        -- content that this is for. Of an object: what it says of itself there. See ObjectIdentity.
+        ALTER TABLE inode ADD COLUMN identity TEXT;
+        ALTER TABLE inode ADD COLUMN identity_generation INTEGER;
+        CREATE INDEX inode_by_identity ON inode(identity) WHERE identity IS NOT NULL;
+        ALTER TABLE object ADD COLUMN identity TEXT;
+        CREATE INDEX object_with_identity ON object(parent) WHERE identity IS NOT NULL;
+        CREATE INDEX object_of_directories ON object(parent) WHERE directory = 1;
+        """,
     ]
 
     /// Brings a database to the newest version, in one transaction a step.

@@ -241,7 +241,7 @@ extension Tables {
             Placement(
                 item: PendingID(0), revision: 0, inode: note.inode, contentGeneration: note.contentGeneration,
                 attributeGeneration: note.attributeGeneration, parentObject: place.parent, entryParent: directory,
-                entryName: place.name), metadata)
+                entryName: place.name), metadata, identity: metadata.attributes?.identity)
         if local != nil, try pendingRow(place.name, in: directory) == nil { try mark(place.name, in: directory) }
         return true
     }

@@ -39,6 +39,15 @@ final class Tables {
     var lonelyChanges = 0
     /// Times and urgency of the row whose work brings about new rows; nil: a user's change does. See ``causing(_:_:)``.
     var cause: Cause?
+    /// Files that have become one with another one. In memory: nobody has them open in the next process.
+    var joined: [InodeID: Joined] = [:]
+
+    struct Joined {
+        var gone: InodeID
+        var kept: InodeID
+        /// Of the entries that it has lost.
+        var cookies: [Int64]
+    }
 
     struct Cause {
         var since: Int64
@@ -214,6 +223,7 @@ final class Tables {
 
     /// Forgets an inode that has no links, and its content.
     func deleteInode(_ id: InodeID) throws(CatalogError) {
+        joined[id] = nil
         try deleteContent(id)
         try database.run("DELETE FROM attribute WHERE inode = ?", .int(id.row))
         try database.run("UPDATE object SET inode = NULL WHERE inode = ?", .int(id.row))

@@ -142,6 +142,7 @@ struct Records {
         if let time = attributes.accessed { add("atime", time.record) }
         if let time = attributes.changed { add("ctime", time.record) }
         if let device = attributes.device { add("rdev", String(device)) }
+        if let identity = attributes.identity { add("identity", identity) }
         guard let extended = attributes.extended else { return }
         if extended.isEmpty { add("xattrs", "none") }
         for (name, value) in extended.sorted(by: { $0.key < $1.key }) { add("xattr." + Self.escaped(name), value) }
@@ -261,6 +262,7 @@ extension Attributes {
         case "atime": accessed = try record.time()
         case "ctime": changed = try record.time()
         case "rdev": device = try record.unsigned()
+        case "identity": identity = try record.text()
         case "xattrs": extended = extended ?? [:]
         default:
             guard record.key.hasPrefix("xattr."), record.key.utf8.count > 6 else { return false }

@@ -121,9 +121,9 @@ private struct Application {
     private func write(_ node: PackedNode, _ name: FileName, in parent: Int64, id: Int64?) throws(ChunkMapError) {
         let attributes = node.attributes
         var extended: [UInt8]?
-        if let values = attributes.extended {
+        if attributes.extended != nil || attributes.identity != nil {
             var records = Records()
-            records.add(Attributes(extended: values))
+            records.add(Attributes(extended: attributes.extended, identity: attributes.identity))
             extended = records.bytes
         }
         try database.run(

@@ -31,16 +31,8 @@ package final class CacheFolder: Sendable {
 
     /// The folder's name for a store: readable, the same on each mount, without credentials in it.
     package static func defaultID(scheme: String, identity: String) -> String {
-        "\(scheme)-\(fingerprint("\(scheme)\n\(identity)"))"
-    }
-
-    /// FNV-1a with 64 bits, as 16 hexadecimal digits. A catalog also notes the identity itself, so a collision would
-    /// be an error and nothing worse.
-    private static func fingerprint(_ text: String) -> String {
-        var hash: UInt64 = 0xcbf2_9ce4_8422_2325
-        for byte in text.utf8 { hash = (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01b3 }
-        let digits = String(hash, radix: 16)
-        return String(repeating: "0", count: 16 - digits.count) + digits
+        // A catalog also notes the identity itself, so a collision would be an error and nothing worse.
+        "\(scheme)-\(fingerprint("\(scheme)\n\(identity)".utf8))"
     }
 
     /// Makes the folder if need be, and takes it.

@@ -26,11 +26,14 @@ public struct Attributes: Hashable, Sendable {
     public var device: UInt64?
     /// Extended attributes, by full name ("user.colour").
     public var extended: [String: [UInt8]]?
+    /// Of a file with several names: tells which objects are this file. Letters, digits and "-", at most 64; what it says
+    /// is nothing to a store, which keeps it where it keeps extended attributes, and leaves it as it is where it is nil.
+    public var identity: String?
 
     public init(
         mode: UInt32? = nil, uid: UInt32? = nil, gid: UInt32? = nil, accessed: Timestamp? = nil,
         modified: Timestamp? = nil, changed: Timestamp? = nil, device: UInt64? = nil,
-        extended: [String: [UInt8]]? = nil
+        extended: [String: [UInt8]]? = nil, identity: String? = nil
     ) {
         self.mode = mode
         self.uid = uid
@@ -40,6 +43,7 @@ public struct Attributes: Hashable, Sendable {
         self.changed = changed
         self.device = device
         self.extended = extended
+        self.identity = identity
     }
 }
 
@@ -128,6 +132,7 @@ extension Attributes {
         Attributes(
             mode: other.mode ?? mode, uid: other.uid ?? uid, gid: other.gid ?? gid,
             accessed: other.accessed ?? accessed, modified: other.modified ?? modified,
-            changed: other.changed ?? changed, device: other.device ?? device, extended: other.extended ?? extended)
+            changed: other.changed ?? changed, device: other.device ?? device, extended: other.extended ?? extended,
+            identity: other.identity ?? identity)
     }
 }

@@ -109,6 +109,8 @@ struct LocalStatus: Hashable {
 /// Extended attributes of the `user.` namespace; the others are the host's own affair.
 enum LocalExtendedAttributes {
     private static let prefix = "user."
+    /// Under this name is ``Attributes/identity``.
+    static let identity = "user.cloudfusion.identity"
 
     /// Those of a file that a ``LocalFile/magicLink`` leads to.
     ///
@@ -129,15 +131,18 @@ enum LocalExtendedAttributes {
         return found
     }
 
-    /// Gives a file just these, and takes away what else it has.
+    /// Gives a file just these extended attributes, and takes away what else it has; nil leaves them as they are, and the
+    /// identity.
     ///
     /// - Returns: Whether it was done; else `errno` says why not.
-    static func write(_ attributes: [String: [UInt8]], to path: String) -> Bool {
+    static func write(_ attributes: Attributes, to path: String) -> Bool {
         guard let old = read(path) else { return false }
-        for (name, value) in attributes where name.hasPrefix(prefix) && old[name] != value {
+        var wanted = attributes.extended ?? old
+        wanted[identity] = attributes.identity.map { Array($0.utf8) } ?? old[identity]
+        for (name, value) in wanted where name.hasPrefix(prefix) && old[name] != value {
             guard setxattr(path, name, value, value.count, 0) == 0 else { return false }
         }
-        for name in old.keys where attributes[name] == nil {
+        for name in old.keys where wanted[name] == nil {
             guard removexattr(path, name) == 0 || errno == ENODATA else { return false }
         }
         return true

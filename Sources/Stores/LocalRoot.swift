@@ -110,7 +110,7 @@ final class LocalRoot: Sendable {
         defer { _ = name.withCString { unlinkat(temporary, $0, 0) } }
         fchmod(file.descriptor, 0o640)
         if LocalStatus(of: file.descriptor)?.mode != 0o640 { features.remove(.attributes) }
-        if !LocalExtendedAttributes.write(["user.cloudfusion.probe": [1]], to: file.magicLink) {
+        if !LocalExtendedAttributes.write(Attributes(extended: ["user.cloudfusion.probe": [1]]), to: file.magicLink) {
             features.remove(.extendedAttributes)
         }
         if LocalStatus(of: FileName(name.description.uppercased())!, in: temporary) != nil {
@@ -225,13 +225,15 @@ extension LocalRoot {
     }
 
     func metadata(_ status: LocalStatus, _ extended: [String: [UInt8]]?) -> Metadata {
-        Metadata(
+        var extended = extended
+        let identity = extended?.removeValue(forKey: LocalExtendedAttributes.identity)
+        return Metadata(
             kind: status.kind, size: status.size, modified: status.modified, version: version(status),
             attributes: Attributes(
                 mode: status.mode, uid: status.uid, gid: status.gid, accessed: status.accessed,
                 modified: status.modified, changed: status.changed,
                 device: status.kind == .characterDevice || status.kind == .blockDevice ? status.device : nil,
-                extended: extended))
+                extended: extended, identity: identity.map { String(decoding: $0, as: UTF8.self) }))
     }
 
     /// What an open file is now, its extended attributes included.
@@ -265,9 +267,9 @@ extension LocalRoot {
         if let mode = attributes.mode, status.kind != .symbolicLink, chmod(file.magicLink, mode_t(mode & 0o7777)) != 0 {
             throw StoreError(errno: errno, "changing the mode of", path)
         }
-        if let extended = attributes.extended, features.contains(.extendedAttributes),
+        if attributes.extended != nil || attributes.identity != nil, features.contains(.extendedAttributes),
             status.kind == .file || status.kind == .directory,
-            !LocalExtendedAttributes.write(extended, to: file.magicLink)
+            !LocalExtendedAttributes.write(attributes, to: file.magicLink)
         {
             throw StoreError(errno: errno, "changing the extended attributes of", path)
         }

@@ -6,7 +6,7 @@ enum Trial {
     /// Attributes that come back whole only from who keeps all of them.
     static let attributes = Attributes(
         mode: 0o640, uid: 1234, gid: 5678, modified: Timestamp(seconds: 1_234_567_890, nanoseconds: 123_456_789),
-        extended: ["user.probe": Array("prüfung".utf8)])
+        extended: ["user.probe": Array("prüfung".utf8)], identity: "probe")
 
     /// A name that nobody else makes.
     static func name() -> String {

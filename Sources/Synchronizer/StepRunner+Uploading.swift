@@ -45,6 +45,8 @@ extension StepRunner {
         }
         guard view.size <= Self.largestSnapshot, contents.hasRoomOnDisk(for: view.size) else {
             let isLastResort = memory.timesTorn(plan.placement.item) >= Self.mostTorn
+            var plan = plan
+            if isLastResort { plan.attributes.identity = nil }
             return try put(plan, view.body, view, evenIfTorn: isLastResort)
         }
         var snapshot: FileSnapshot?
@@ -57,7 +59,9 @@ extension StepRunner {
             view.end()
             view = newer
         }
-        let latest = try renewed(plan, for: view)
+        var latest = try renewed(plan, for: view)
+        // What is sent may be between two states, as which other names of the file have other bytes.
+        latest.attributes.identity = nil
         return try withExtendedLifetime(snapshot) { () throws(StoreError) -> StepOutcome in
             try put(latest, snapshot?.body ?? view.body, view, evenIfTorn: true)
         }

@@ -27,10 +27,19 @@ extension Volume {
     }
 
     /// Replies with a name's inode, counted as a lookup, when its attributes are known (or will not be).
-    func present(_ record: InodeRecord, trust: Duration, _ reply: @escaping FileSystem.Reply<Entry>) {
-        complete(record) { [self] result in
+    func present(
+        _ found: InodeRecord, as name: FileName, in parent: InodeID, trust: Duration,
+        _ reply: @escaping FileSystem.Reply<Entry>
+    ) {
+        complete(found) { [self] _ in
             answer(reply) { () throws(FileSystemError) in
-                let record = try result.get()
+                var record = found
+                if !found.attributesAreKnown {
+                    // What the store has told may be that it is a file which is here under another name.
+                    let again = try asked { () throws(CatalogError) in try catalog.lookup(name, in: parent) }
+                    guard let inode = again.inode else { throw .notFound }
+                    record = inode
+                }
                 nodes.retain(record.id)
                 return entry(record, trust: record.attributesAreKnown ? trust : .zero)
             }

@@ -31,7 +31,8 @@ extension Volume {
         } catch { return reply(.failure(error)) }
         if found.isPending || isCurrent(found.listed) {
             guard let inode = found.inode else { return reply(.failure(.notFound)) }
-            return present(inode, trust: found.isPending ? settings.metadataLifetime : trust(found.listed), reply)
+            let trust = found.isPending ? settings.metadataLifetime : trust(found.listed)
+            return present(inode, as: name, in: parent, trust: trust, reply)
         }
         refresh(parent, listed: found.listed, wanting: name) { [self] knowledge in
             let again: LookupResult
@@ -39,8 +40,11 @@ extension Volume {
                 return reply(.failure(FileSystemError(error)))
             }
             switch (again.inode, knowledge) {
-            case (let inode?, .current): present(inode, trust: settings.metadataLifetime, reply)
-            case (let inode?, _): present(inode, trust: min(Self.outdatedTrust, settings.metadataLifetime), reply)
+            case (let inode?, .current):
+                present(inode, as: name, in: parent, trust: settings.metadataLifetime, reply)
+            case (let inode?, _):
+                let trust = min(Self.outdatedTrust, settings.metadataLifetime)
+                present(inode, as: name, in: parent, trust: trust, reply)
             case (nil, .current), (nil, .outdated): reply(.failure(.notFound))
             case (nil, .unknown(let error)): reply(.failure(error))
             }

@@ -178,15 +178,36 @@ extension [NamespaceChange] {
 }
 
 /// A catalog, a store that is a dictionary, and a cache that is another.
-private final class World {
+final class World {
     enum Thing: Equatable { case directory, file(String) }
+
+    /// What lies on the store.
+    final class Objects {
+        var store: [String: Thing] = [:]
+        var versions: [String: Int] = [:]
+        var nextVersion = 1
+        var attributes: [String: Attributes] = [:]
+    }
 
     let catalog: TemporaryCatalog
     var random: SeededRandom
-    var store: [String: Thing] = [:]
-    private var versions: [String: Int] = [:]
-    private var nextVersion = 1
-    private var attributes: [String: Attributes] = [:]
+    let objects: Objects
+    var store: [String: Thing] {
+        get { objects.store }
+        set { objects.store = newValue }
+    }
+    private var versions: [String: Int] {
+        get { objects.versions }
+        set { objects.versions = newValue }
+    }
+    private var nextVersion: Int {
+        get { objects.nextVersion }
+        set { objects.nextVersion = newValue }
+    }
+    var attributes: [String: Attributes] {
+        get { objects.attributes }
+        set { objects.attributes = newValue }
+    }
     /// Bytes in the cache, by inode; and what each file should hold, by inode.
     private var cache: [InodeID: String] = [:]
     /// Of files of which only the beginning is in the cache, and changed there.
@@ -196,6 +217,7 @@ private final class World {
     var downloads = 0
     /// What was done, for the message of a failure.
     private var trace: [String] = []
+    var history: String { trace.suffix(400).joined(separator: "\n") }
     private let features: StoreCapabilities.Features
 
     /// Which rows of the journal are at and below a path is found without looking at all rows; here it is checked by
@@ -217,15 +239,17 @@ private final class World {
         }
     }
 
-    init(_ features: StoreCapabilities.Features, seed: UInt64) throws {
+    /// - Parameter objects: What several machines share.
+    init(_ features: StoreCapabilities.Features, seed: UInt64, objects: Objects = Objects()) throws {
         self.features = features
+        self.objects = objects
         catalog = try TemporaryCatalog(features)
         random = SeededRandom(seed)
     }
 
     // MARK: Changes of the namespace
 
-    private func resolve(_ text: String) throws -> (InodeID, FileName) {
+    func resolve(_ text: String) throws -> (InodeID, FileName) {
         let path = path(text)
         guard let parent = try catalog.catalog.inode(at: path.parent!) else {
             throw CatalogError(.notFound, "the directory of '\(text)' is not there (any more)")
@@ -248,7 +272,7 @@ private final class World {
         try change(record.id, content)
     }
 
-    private func change(_ inode: InodeID, _ content: String) throws {
+    func change(_ inode: InodeID, _ content: String) throws {
         trace.append("    content of \(inode) := \(content)")
         _ = try catalog.catalog.beginChange(of: inode)
         let size = Int64(content.utf8.count)
@@ -277,7 +301,7 @@ private final class World {
     }
 
     /// All paths below the root, directories before what is in them.
-    private func tree() throws -> [(path: String, inode: InodeRecord)] {
+    func tree() throws -> [(path: String, inode: InodeRecord)] {
         var found: [(String, InodeRecord)] = []
         func walk(_ directory: InodeID, _ prefix: String) throws {
             for entry in try catalog.catalog.entries(of: directory, after: 0, limit: 10_000) {
@@ -378,12 +402,17 @@ private final class World {
     private func metadata(_ key: String) -> Metadata? {
         switch store[key] {
         case nil: nil
-        case .directory: Metadata(kind: .directory, modified: Timestamp(nanoseconds: 0))
+        case .directory:
+            Metadata(kind: .directory, modified: Timestamp(nanoseconds: 0), attributes: listedAttributes(key))
         case .file(let content):
             Metadata(
                 kind: .file, size: Int64(content.utf8.count), modified: Timestamp(nanoseconds: 0),
-                version: Version("\(versions[key]!)"))
+                version: Version("\(versions[key]!)"), attributes: listedAttributes(key))
         }
+    }
+
+    private func listedAttributes(_ key: String) -> Attributes? {
+        features.contains(.attributesInListing) ? attributes[key] ?? Attributes() : nil
     }
 
     /// What the store tells to a question for one thing: more than a listing does.
@@ -398,6 +427,26 @@ private final class World {
         guard let plan = try catalog.catalog.beginListing(of: directory) else { return [] }
         guard let entries = entries(of: plan.path) else { return [] }
         return try merge(entries, plan)
+    }
+
+    /// Lists all directories, and asks for what the listings have not told.
+    func listAll() throws {
+        var directories = [InodeID.root]
+        while let directory = directories.popLast() {
+            try list(directory)
+            try learn(directory)
+            for entry in try catalog.catalog.entries(of: directory, after: 0, limit: 10_000)
+            where entry.inode.kind == .directory { directories.append(entry.inode.id) }
+        }
+    }
+
+    /// Asks for what the listing of the directory has not told.
+    func learn(_ directory: InodeID) throws {
+        for inode in try catalog.catalog.unknownInodes(in: directory, after: 0, count: 10_000).inodes {
+            guard let question = try catalog.catalog.unknownAttributes(of: inode), let there = found(question.path)
+            else { continue }
+            _ = try catalog.catalog.learnAttributes(there, target: nil, of: question)
+        }
     }
 
     private func merge(_ entries: [ListEntry], _ plan: ListingPlan) throws -> [NamespaceChange] {
@@ -452,7 +501,7 @@ private final class World {
         }
     }
 
-    private func carryOut(_ item: PendingItem) throws -> Bool {
+    func carryOut(_ item: PendingItem) throws -> Bool {
         let step = try catalog.catalog.plan(item)
         trace.append("\(item.path): \(step)")
         let outcome = try perform(step, of: item)
@@ -664,7 +713,7 @@ private final class World {
             guard let there, there.kind == .directory || there.version == plan.version else {
                 return { _ = try catalog.foundOnStore(there, at: plan.path, by: item.id) }
             }
-            attributes[plan.path.description] = plan.attributes
+            attributes[plan.path.description] = (there.attributes ?? Attributes()).merging(plan.attributes)
             if !features.contains(.realDirectories), there.kind == .file {
                 // As S3 does it: by a copy of the object onto itself.
                 versions[plan.path.description] = nextVersion
@@ -755,7 +804,7 @@ private final class World {
         try #require(store[String(key[..<slash])] == .directory, "the parent of '\(key)' is not there")
     }
 
-    private func bytes(of inode: InodeID) throws -> String? {
+    func bytes(of inode: InodeID) throws -> String? {
         if let cached = cache[inode] { return cached }
         guard let source = try catalog.catalog.content(of: inode)?.source else { return "" }
         guard case .file(let content)? = store[source.path.description],

@@ -212,6 +212,12 @@ struct TrustTests {
         try catalog.write { tables throws(CatalogError) in
             try tables.database.run("ALTER TABLE content DROP COLUMN epoch")
             try tables.database.run("DROP TABLE sent")
+            try tables.database.run("DROP INDEX inode_by_identity")
+            try tables.database.run("DROP INDEX object_with_identity")
+            try tables.database.run("DROP INDEX object_of_directories")
+            try tables.database.run("ALTER TABLE inode DROP COLUMN identity")
+            try tables.database.run("ALTER TABLE inode DROP COLUMN identity_generation")
+            try tables.database.run("ALTER TABLE object DROP COLUMN identity")
             try tables.database.run("DROP TABLE move")
             try tables.database.run("DELETE FROM note WHERE key = 'epochs'")
             try tables.database.run("UPDATE format SET version = 2")
