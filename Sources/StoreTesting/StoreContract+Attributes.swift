@@ -117,6 +117,31 @@ extension StoreContract {
             try requireEqual(store.metadata(of: path).attributes?.extended, fewer, "the changed ones")
             try requireEqual(store.contents(of: path), [1], "the bytes")
         },
+        StoreClause("an identity comes back, and is no extended attribute", requires: .extendedAttributes) {
+            store, scratch in
+            let path = scratch / "object"
+            let identity = "0123456789abcdef0123456789abcdef-0123456789abcdef"
+            let extended: [String: [UInt8]] = ["user.colour": Array("red".utf8)]
+            try store.write([1], at: path, PutOptions(attributes: Attributes(mode: 0o644, extended: extended)))
+            try requireEqual(store.metadata(of: path).attributes?.identity, nil, "that of an object without one")
+            _ = try store.setAttributes(Attributes(identity: identity), at: path, ifVersion: nil)
+            try requireEqual(store.metadata(of: path).attributes?.identity, identity, "the identity")
+            _ = try store.setAttributes(Attributes(mode: 0o600, extended: [:]), at: path, ifVersion: nil)
+            let found = try store.metadata(of: path).attributes
+            try requireEqual(found?.identity, identity, "the identity after a new mode and without extended attributes")
+            try requireEqual(found?.extended ?? [:], [:], "the extended attributes")
+            let other = String(identity.reversed())
+            _ = try store.setAttributes(Attributes(identity: other), at: path, ifVersion: nil)
+            try requireEqual(store.metadata(of: path).attributes?.identity, other, "another identity")
+            if store.capabilities.contains(.attributesInListing) {
+                let listed = try store.list(scratch, after: nil).entries.first
+                try requireEqual(listed?.metadata.attributes?.identity, other, "the identity in a listing")
+            }
+            try store.write([2], at: path, PutOptions(attributes: Attributes(mode: 0o600)))
+            try requireEqual(store.metadata(of: path).attributes?.identity, nil, "that of what was written since")
+            try store.write([3], at: path, PutOptions(attributes: Attributes(mode: 0o600, identity: identity)))
+            try requireEqual(store.metadata(of: path).attributes?.identity, identity, "the identity that was put")
+        },
         StoreClause("the first write after another keeps nothing of its attributes", requires: .attributes) {
             store, scratch in
             let path = scratch / "object"
