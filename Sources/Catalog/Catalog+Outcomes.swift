@@ -214,13 +214,17 @@ extension Tables {
     }
 
     /// Whether what was put is what the name stands for now, and where it belongs.
-    private func isSettled(_ placement: Placement) throws(CatalogError) -> Bool {
+    private func isSettled(_ placement: Placement, _ object: ObjectRow) throws(CatalogError) -> Bool {
         let generations = try generations(of: placement.inode)
         guard generations.content == placement.contentGeneration,
             generations.attributes == placement.attributeGeneration || !capabilities.contains(.attributes),
             try place(of: placement.entryParent) == placement.parentObject
         else { return false }
-        return try entry(placement.entryName, in: placement.entryParent)?.id == placement.inode
+        guard let record = try entry(placement.entryName, in: placement.entryParent), record.id == placement.inode
+        else {
+            return false
+        }
+        return try !lacksIdentity(object, of: record)
     }
 
     /// - Parameter identity: What the object says of itself: see ``ObjectIdentity``.
@@ -270,7 +274,7 @@ extension Tables {
                 since_ns = CASE WHEN revision = ?2 THEN since_ns ELSE changed_ns END WHERE id = ?1
             """, .int(placement.item.value), .int(placement.revision))
         // The row is done with, if nothing has changed since: to plan it once more would tell nothing else.
-        if try isSettled(placement) {
+        if try isSettled(placement, object) {
             try database.run(
                 "DELETE FROM pending WHERE id = ? AND revision = ?", .int(placement.item.value),
                 .int(placement.revision))

@@ -427,7 +427,7 @@ private struct Planner {
                 try tables.unmarkDeletion(of: object.id)
                 guard tables.capabilities.contains(.attributes) else { return try done(slot) }
                 if object.attributeGeneration == generations.attributes,
-                    try !tables.lacksIdentity(object, of: inode, at: slot.path)
+                    try !tables.lacksIdentity(object, of: inode)
                 {
                     return try done(slot)
                 }

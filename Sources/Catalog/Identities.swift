@@ -12,11 +12,15 @@ struct ObjectIdentity: Hashable {
     let file: String
     let text: String
 
-    /// What the object at `path` has to say.
-    init(of file: String, at path: StorePath, size: Int64, modified: Timestamp) {
+    private init(of file: String, at path: StorePath, size: Int64, modified: Timestamp) {
         self.file = file
         let bound = "\(file)\n\(size)\n\(modified.nanoseconds)\n"
         text = file + "-" + fingerprint(Array(bound.utf8) + path.bytes)
+    }
+
+    /// What the file's object at `path` has to say.
+    init(of file: String, _ record: InodeRecord, at path: StorePath) {
+        self.init(of: file, at: path, size: record.size, modified: record.modified)
     }
 
     /// - Returns: nil where the object says nothing, or what is not its own.
@@ -64,24 +68,18 @@ extension Tables {
             .int(inode.row))
     }
 
-    /// What the object of the file at `path` has to say.
-    private func objectIdentity(of record: InodeRecord, at path: StorePath) throws(CatalogError) -> String? {
-        try identity(of: record).map {
-            ObjectIdentity(of: $0, at: path, size: record.size, modified: record.modified).text
-        }
-    }
-
     /// What the store is to keep of a file whose object lies, or comes to lie, at `path`.
     func storeAttributes(of record: InodeRecord, at path: StorePath) throws(CatalogError) -> Attributes {
         var attributes = try storeAttributes(of: record)
-        attributes.identity = try objectIdentity(of: record, at: path)
+        attributes.identity = try identity(of: record).map { ObjectIdentity(of: $0, record, at: path).text }
         return attributes
     }
 
     /// Whether the object, which has the file's bytes and attributes, does not say of itself what it should.
-    func lacksIdentity(_ object: ObjectRow, of record: InodeRecord, at path: StorePath) throws(CatalogError) -> Bool {
-        guard let wanted = try objectIdentity(of: record, at: path) else { return false }
-        return try identity(ofObject: object.id) != wanted
+    func lacksIdentity(_ object: ObjectRow, of record: InodeRecord) throws(CatalogError) -> Bool {
+        guard let identity = try identity(of: record) else { return false }
+        let wanted = ObjectIdentity(of: identity, record, at: try path(ofObject: object.id))
+        return try self.identity(ofObject: object.id) != wanted.text
     }
 
     private func identity(ofObject id: Int64) throws(CatalogError) -> String? {

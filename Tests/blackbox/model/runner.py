@@ -201,9 +201,29 @@ class Run:
         shutil.rmtree(self.mount.cache)
         self.part_links()
         self.mount.start()
+        self.see_all_names()
         if self.mount.store.name != "local":
             self.take_times_of_folders()
         self.do_compare()
+
+    def see_all_names(self):
+        """That a file has one more name is known when that one has been seen, and the kernel is told a moment later."""
+        end = time.monotonic() + 10
+        while any(status.st_nlink > 1 and status.st_nlink != self.links_in_mount(name)
+                  for name, status in self.reference_files()) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def reference_files(self):
+        for folder, folders, files in os.walk(self.reference.root):
+            for name in folders + files:
+                path = os.path.join(folder, name)
+                status = os.lstat(path)
+                if not stat.S_ISDIR(status.st_mode):
+                    yield os.path.relpath(path, self.reference.root), status
+
+    def links_in_mount(self, name):
+        with contextlib.suppress(FileNotFoundError):          # which is told when the trees are compared
+            return os.lstat(self.mounted.path(name)).st_nlink
 
     def take_times_of_folders(self):
         """An object store is told the time of a folder only with its other attributes (docs/semantics.md)."""
@@ -214,28 +234,27 @@ class Run:
                 os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def part_links(self):
-        """A store has no hard links: each name has an object of its own, and becomes a file of its own."""
-        for folder, folders, files in os.walk(self.reference.root):
+        """Only of regular files the names are known for those of one file, and where the store keeps attributes."""
+        keeps_links = self.mount.store.name != "rclone"
+        for name, status in list(self.reference_files()):
+            if status.st_nlink < 2 or (keeps_links and stat.S_ISREG(status.st_mode)):
+                continue
+            path = self.reference.path(name)
+            folder = os.path.dirname(path)
             times = os.stat(folder)
-            # Among the folders are symbolic links to some.
-            for name in folders + files:
-                path = os.path.join(folder, name)
-                status = os.lstat(path)
-                if status.st_nlink < 2 or stat.S_ISDIR(status.st_mode):
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    shutil.copy2(path, path + ".part", follow_symlinks=False)
-                elif stat.S_ISLNK(status.st_mode):
-                    os.symlink(os.readlink(path), path + ".part")
-                else:
-                    os.mkfifo(path + ".part", stat.S_IMODE(status.st_mode))
-                    for key in os.listxattr(path):
-                        os.setxattr(path + ".part", key, os.getxattr(path, key))
-                os.chown(path + ".part", status.st_uid, status.st_gid, follow_symlinks=False)
-                if not stat.S_ISLNK(status.st_mode):
-                    os.chmod(path + ".part", stat.S_IMODE(status.st_mode))
-                os.utime(path + ".part", ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
-                os.rename(path + ".part", path)
+            if stat.S_ISREG(status.st_mode):
+                shutil.copy2(path, path + ".part", follow_symlinks=False)
+            elif stat.S_ISLNK(status.st_mode):
+                os.symlink(os.readlink(path), path + ".part")
+            else:
+                os.mkfifo(path + ".part", stat.S_IMODE(status.st_mode))
+                for key in os.listxattr(path):
+                    os.setxattr(path + ".part", key, os.getxattr(path, key))
+            os.chown(path + ".part", status.st_uid, status.st_gid, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                os.chmod(path + ".part", stat.S_IMODE(status.st_mode))
+            os.utime(path + ".part", ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+            os.rename(path + ".part", path)
             os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     # MARK: others on the store
