@@ -208,9 +208,12 @@ class Run:
 
     def see_all_names(self):
         """That a file has one more name is known when that one has been seen, and the kernel is told a moment later."""
+        def count():
+            return [self.links_in_mount(name) for name, status in files]
+
+        files = list(self.reference_files())
         end = time.monotonic() + 10
-        while any(status.st_nlink > 1 and status.st_nlink != self.links_in_mount(name)
-                  for name, status in self.reference_files()) and time.monotonic() < end:
+        while count() != [status.st_nlink for _, status in files] and time.monotonic() < end:
             time.sleep(0.01)
 
     def reference_files(self):
