@@ -137,6 +137,10 @@ enum Schema {
         ALTER TABLE object ADD COLUMN identity TEXT;
         CREATE INDEX object_with_identity ON object(parent) WHERE identity IS NOT NULL;
         CREATE INDEX object_of_directories ON object(parent) WHERE directory = 1;
+        -- The store does not know yet which names are one file.
+        INSERT OR IGNORE INTO pending(parent, name, since_ns, changed_ns)
+            SELECT e.parent, e.name, strftime('%s') * 1000000000, strftime('%s') * 1000000000
+            FROM inode i JOIN entry e ON e.inode = i.id WHERE i.kind = 0 AND i.links > 1;
         """,
     ]
 

@@ -244,6 +244,33 @@ struct HardLinkTests {
         #expect(objects.attributes["a"]?.identity?.prefix(32) != before.prefix(32), "the bytes are others")
     }
 
+    @Test("are told to the store, once, when the catalog comes from an older version", arguments: stores)
+    func olderFormat(features: StoreCapabilities.Features) throws {
+        let world = try linked(["a", "d/b"], features)
+        try world.write("alone", "another content")
+        try world.synchronize(steps: .max)
+        try world.catalog.catalog.write { tables throws(CatalogError) in
+            try tables.database.run("DROP INDEX inode_by_identity")
+            try tables.database.run("DROP INDEX object_with_identity")
+            try tables.database.run("DROP INDEX object_of_directories")
+            try tables.database.run("ALTER TABLE inode DROP COLUMN identity")
+            try tables.database.run("ALTER TABLE inode DROP COLUMN identity_generation")
+            try tables.database.run("ALTER TABLE object DROP COLUMN identity")
+            try tables.database.run("UPDATE format SET version = 4")
+        }
+        for name in ["a", "d/b"] { objects.attributes[name]?.identity = nil }
+        try world.catalog.reopen()
+        #expect(try world.catalog.catalog.mend().faults == [])
+        #expect(try world.catalog.catalog.pendingTotals().items == 2)
+        world.uploads = 0
+        try world.synchronize(steps: .max)
+        try world.compare()
+        #expect(world.uploads == 0 && objects.attributes["alone"]?.identity == nil)
+        #expect(try newMachine(features).inode("a").links == 2)
+        try world.catalog.reopen()
+        #expect(try world.catalog.catalog.pendingTotals().items == 0)
+    }
+
     @Test("part again when somebody writes who had one open since before they became one")
     func openBefore() throws {
         let features = Self.diskStore

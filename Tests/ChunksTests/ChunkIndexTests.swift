@@ -19,7 +19,7 @@ struct ChunkIndexTests {
         file.attributes = Attributes(
             mode: 0o4755, uid: .max, gid: 0, accessed: Timestamp(seconds: -1, nanoseconds: 999_999_999),
             modified: Timestamp(seconds: -86_400, nanoseconds: 1), changed: Timestamp(nanoseconds: 0),
-            extended: ["user.a=b%25%": [0, 10, 61], "user.empty": []])
+            extended: ["user.a=b%25%": [0, 10, 61], "user.empty": []], identity: "0123456789abcdef-01")
         var link = ChunkMember(.link, StorePath("b")!)
         link.link = StorePath("a/old")!
         var symbolicLink = ChunkMember(.symbolicLink, StorePath("s")!)

@@ -16,7 +16,8 @@ struct SnapshotTests {
         for number in 0..<chunks {
             try store.write(
                 pattern(100, seed: UInt64(number)), at: StorePath("d/\(number)")!,
-                PutOptions(attributes: Attributes(mode: 0o600, extended: ["user.n": [UInt8(number)]])))
+                PutOptions(
+                    attributes: Attributes(mode: 0o600, extended: ["user.n": [UInt8(number)]], identity: "i\(number)")))
         }
         return store
     }
@@ -56,6 +57,7 @@ struct SnapshotTests {
         let map = try ChunkMap(path: folder.path + "/map.sqlite")
         #expect(try map.applied == 3)
         #expect(try map.node(at: StorePath("d/2")!)?.attributes.extended == ["user.n": [2]])
+        #expect(try map.node(at: StorePath("d/2")!)?.attributes.identity == "i2")
     }
 
     @Test("one is put by itself when enough chunks have come, and old ones go")
