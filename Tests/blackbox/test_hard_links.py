@@ -109,6 +109,27 @@ def test_a_tree_of_links_is_one_after_a_remount(kind, store, mounts):
     third.stop()
 
 
+def test_what_is_written_before_the_other_name_was_seen_is_what_both_have(store, mounts):
+    first = mounts(store, cache=0).start()
+    for folder in ("one", "other"):
+        (first.data / folder).mkdir()
+    (first.data / "one" / "name").write_bytes(b"content")
+    os.link(first.data / "one" / "name", first.data / "other" / "name")
+    first.sync()
+    first.stop()
+    second = mounts(store, cache=0).start()
+    (second.data / "one" / "name").write_bytes(b"written before 'other' was listed")
+    second.sync()
+    wait_until_one(second.data / "one" / "name", second.data / "other" / "name")
+    assert (second.data / "other" / "name").read_bytes() == b"written before 'other' was listed"
+    second.sync()
+    second.stop()
+    assert store.read("other/name") == store.read("one/name") == b"written before 'other' was listed"
+    third = mounts(store).start()
+    wait_until_one(third.data / "one" / "name", third.data / "other" / "name")
+    third.stop()
+
+
 def test_another_mount_sees_a_link_that_is_made_here(local, mounts):
     here = mounts(local, cache=0).start()
     there = mounts(local, cache=0, metadata_cache=1).start()

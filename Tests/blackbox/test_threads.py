@@ -136,7 +136,6 @@ def test_64_threads_on_the_same_files_and_directories(store, mounts, is_slow):
     assert done.returncode == 0, done.stdout
     fresh = mounts(store).start()
     again = describe(fresh.data, times=False)
-    # Hard links are of one machine: there each name is a file of its own. All else is as it was.
     assert differences(seen, again) == []
     fresh.stop()
 
