@@ -251,7 +251,9 @@ extension Tables {
         // the next listing, to which it must be new.
         guard object.foreign == 0 else {
             try forgetObjects(below: object.id)
-            return try deleteObject(object.id)
+            try deleteObject(object.id)
+            // It may be ours all the same, sent and not heard of.
+            return try abandonSent(at: Place(parent: place, name: name))
         }
         try markDeletion(of: object.id)
     }

@@ -194,6 +194,31 @@ enum StoreShape: String, CaseIterable, Sendable {
         #expect(try bench.pending().isEmpty)
     }
 
+    @Test(
+        "what was put over an older version without the answer being heard, and listed, goes with its name",
+        arguments: [true, false])
+    func lostReplacement(isRemoved: Bool) throws {
+        let bench = try Workbench()
+        try bench.write("f", "old")
+        #expect(try bench.drain().itemsLeft == 0)
+        bench.synchronizer.stop()
+        try bench.write("f.tmp", "newer")
+        try bench.rename("f.tmp", to: "f")
+        bench.faults.inject(.loseAnswer, on: .put, .first(1))
+        try bench.restart()
+        bench.synchronizer.start()
+        try bench.wait("the upload") { bench.text("f") == "newer" }
+        bench.faults.outage = .failing
+        bench.synchronizer.stop()
+        bench.faults.heal()
+        try bench.list("")
+        if isRemoved { try bench.delete("f") } else { try bench.rename("f", to: "g") }
+        try bench.restart()
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(try bench.files() == (isRemoved ? [] : ["g"]))
+        #expect(isRemoved || bench.text("g") == "newer")
+    }
+
     @Test("a file that somebody else has just put where a renamed one belongs is kept beside it")
     func moveOntoForeign() throws {
         let bench = try Workbench()
