@@ -32,9 +32,9 @@ final class CacheFile: Sendable {
             case ENOENT where !hasMadeDirectory:
                 hasMadeDirectory = true
                 let directory = String(path[..<path.lastIndex(of: "/")!])
-                guard mkdir(directory, 0o700) == 0 || errno == EEXIST else { throw .system(errno) }
+                guard mkdir(directory, 0o700) == 0 || errno == EEXIST else { throw .ofSystemCall() }
                 try synchronize(directory: String(directory[..<directory.lastIndex(of: "/")!]))
-            default: throw .system(errno)
+            default: throw .ofSystemCall()
             }
         }
     }
@@ -48,7 +48,7 @@ final class CacheFile: Sendable {
             let got = pread(descriptor, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done)
             if got < 0 {
                 if errno == EINTR { continue }
-                throw .system(errno)
+                throw .ofSystemCall()
             }
             if got == 0 {
                 memset(buffer.baseAddress! + done, 0, buffer.count - done)
@@ -65,7 +65,7 @@ final class CacheFile: Sendable {
             let put = pwrite(descriptor, bytes.baseAddress! + done, bytes.count - done, off_t(offset) + done)
             if put < 0 {
                 if errno == EINTR { continue }
-                throw .system(errno)
+                throw .ofSystemCall()
             }
             done += put
         }
@@ -73,13 +73,13 @@ final class CacheFile: Sendable {
 
     func size() throws(CacheError) -> Int64 {
         var status = stat()
-        guard fstat(descriptor, &status) == 0 else { throw .system(errno) }
+        guard fstat(descriptor, &status) == 0 else { throw .ofSystemCall() }
         return Int64(status.st_size)
     }
 
     func truncate(to size: Int64) throws(CacheError) {
         while ftruncate(descriptor, off_t(size)) != 0 {
-            guard errno == EINTR else { throw .system(errno) }
+            guard errno == EINTR else { throw .ofSystemCall() }
         }
     }
 
@@ -90,7 +90,7 @@ final class CacheFile: Sendable {
             != 0
         {
             if errno == EINTR { continue }
-            guard errno == EOPNOTSUPP else { throw .system(errno) }
+            guard errno == EOPNOTSUPP else { throw .ofSystemCall() }
             try overwriteWithZeros(range.clamped(to: 0..<max(0, size())))
             return
         }
@@ -101,7 +101,7 @@ final class CacheFile: Sendable {
         while fallocate(descriptor, FALLOC_FL_KEEP_SIZE, off_t(range.lowerBound), off_t(range.length)) != 0 {
             if errno == EINTR { continue }
             if errno == EOPNOTSUPP { return }
-            throw .system(errno)
+            throw .ofSystemCall()
         }
     }
 
@@ -110,23 +110,23 @@ final class CacheFile: Sendable {
         let position = lseek(descriptor, off_t(offset), whence)
         if position >= 0 { return Int64(position) }
         if errno == ENXIO { return nil }
-        throw .system(errno)
+        throw .ofSystemCall()
     }
 
     /// fdatasync(2): the bytes, and the size that is needed to find them, survive a loss of power.
     func synchronize() throws(CacheError) {
         while fdatasync(descriptor) != 0 {
-            guard errno == EINTR else { throw .system(errno) }
+            guard errno == EINTR else { throw .ofSystemCall() }
         }
     }
 
     /// fsync(2) of a directory: the names in it survive a loss of power.
     static func synchronize(directory: String) throws(CacheError) {
         let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw .system(errno) }
+        guard descriptor >= 0 else { throw .ofSystemCall() }
         defer { Glibc.close(descriptor) }
         while fsync(descriptor) != 0 {
-            guard errno == EINTR else { throw .system(errno) }
+            guard errno == EINTR else { throw .ofSystemCall() }
         }
     }
 
@@ -144,7 +144,7 @@ final class CacheFile: Sendable {
                 try target.overwriteWithZeros((targetOffset + done)..<(targetOffset + range.length))
                 return
             } else if errno != EINTR {
-                guard [EXDEV, EINVAL, EOPNOTSUPP, ENOSYS].contains(errno) else { throw .system(errno) }
+                guard [EXDEV, EINVAL, EOPNOTSUPP, ENOSYS].contains(errno) else { throw .ofSystemCall() }
                 try copyThroughMemory(
                     (range.lowerBound + done)..<range.upperBound, to: target, at: targetOffset + done)
                 return
@@ -157,7 +157,7 @@ final class CacheFile: Sendable {
     {
         var position = range.lowerBound
         while position < range.upperBound {
-            let buffer = ThreadBuffer.bytes(Int(min(1 << 20, range.upperBound - position)))
+            let buffer = try ThreadBuffer.bytes(Int(min(1 << 20, range.upperBound - position)))
             try read(into: buffer, at: position)
             try target.write(UnsafeRawBufferPointer(buffer), at: targetOffset + position - range.lowerBound)
             position += Int64(buffer.count)
@@ -167,7 +167,7 @@ final class CacheFile: Sendable {
     private func overwriteWithZeros(_ range: Range<Int64>) throws(CacheError) {
         var position = range.lowerBound
         while position < range.upperBound {
-            let buffer = ThreadBuffer.bytes(Int(min(1 << 20, range.upperBound - position)))
+            let buffer = try ThreadBuffer.bytes(Int(min(1 << 20, range.upperBound - position)))
             memset(buffer.baseAddress!, 0, buffer.count)
             try write(UnsafeRawBufferPointer(buffer), at: position)
             position += Int64(buffer.count)

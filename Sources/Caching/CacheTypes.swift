@@ -1,4 +1,5 @@
 package import Catalog
+import Glibc
 package import StoreAPI
 
 /// How much the cache folder may hold. Live: see ``ContentCache/setLimits(_:)``.
@@ -23,7 +24,7 @@ package enum CacheError: Error, Sendable {
     /// The bytes are not here and the store could not give them.
     case store(StoreError)
     case catalog(CatalogError)
-    /// A system call on a cache file failed, with this errno.
+    /// A system call on a cache file failed, with this errno; ENOSPC for EDQUOT too. See ``ofSystemCall()``.
     case system(Int32)
     /// Bytes that were written are not in the cache file any more, and on no store: the power failed before they were
     /// flushed, or somebody deleted the file.
@@ -33,6 +34,9 @@ package enum CacheError: Error, Sendable {
     /// The file was removed for good meanwhile: it has neither a name nor a user.
     case discarded
     case shutDown
+
+    /// The system call that has just failed. A quota of the disk that is used up is a full disk: what helps is the same.
+    static func ofSystemCall() -> CacheError { .system(errno == EDQUOT ? ENOSPC : errno) }
 }
 
 /// Bytes for one upload, and whether they are still worth it.

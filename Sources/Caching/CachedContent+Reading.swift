@@ -99,19 +99,20 @@ extension CachedContent {
         _ range: Range<Int64>, of file: CacheFile, _ turn: Int,
         _ reply: @escaping @Sendable (Result<UnsafeRawBufferPointer, CacheError>) -> Void
     ) {
-        let buffer = ThreadBuffer.bytes(Int(range.length))
-        var failure: CacheError?
-        var isWhole = true
-        do throws(CacheError) { isWhole = try file.read(into: buffer, at: range.lowerBound) } catch { failure = error }
+        let result: Result<(bytes: UnsafeMutableRawBufferPointer, isWhole: Bool), CacheError>
+        do throws(CacheError) {
+            let buffer = try ThreadBuffer.bytes(Int(range.length))
+            result = .success((buffer, try file.read(into: buffer, at: range.lowerBound)))
+        } catch { result = .failure(error) }
         if state.withLock({ $0.leave(turn) }) { state.update { _ in } }
-        if let failure {
-            reply(.failure(failure))
-        } else if !isWhole, state.withLock({ $0.size }) >= range.upperBound {
+        switch result {
+        case .failure(let error): reply(.failure(error))
+        case .success(let read) where !read.isWhole && state.withLock({ $0.size }) >= range.upperBound:
             guard recoverCutFile() else { return reply(.failure(.lost)) }
-            read(for: Waiter(range: range, deadline: cache.readDeadline, completion: .read(reply)))
-        } else {
+            self.read(for: Waiter(range: range, deadline: cache.readDeadline, completion: .read(reply)))
+        case .success(let read):
             cache.statistics.add(.bytesRead, range.length)
-            reply(.success(UnsafeRawBufferPointer(buffer)))
+            reply(.success(UnsafeRawBufferPointer(read.bytes)))
         }
     }
 

@@ -13,14 +13,15 @@ enum ThreadBuffer {
 
     /// - Returns: `count` bytes of the calling thread's buffer, page-aligned, with whatever is in them. The next call
     ///   on the same thread gives the same bytes.
-    static func bytes(_ count: Int) -> UnsafeMutableRawBufferPointer {
+    /// - Throws: ``CacheError/system(_:)`` with ENOMEM.
+    static func bytes(_ count: Int) throws(CacheError) -> UnsafeMutableRawBufferPointer {
         var head = pthread_getspecific(key)
         if head == nil || head!.load(as: Int.self) < count {
-            free(head)
             let capacity = max(count, usualCapacity)
             var made: UnsafeMutableRawPointer?
             let status = posix_memalign(&made, headSize, headSize + capacity)
-            precondition(status == 0, "no memory for a buffer of \(capacity) bytes")
+            guard status == 0 else { throw .system(status) }
+            free(head)
             made!.storeBytes(of: capacity, as: Int.self)
             pthread_setspecific(key, made)
             head = made

@@ -187,21 +187,33 @@ extension Catalog {
     /// The worker that ``plan(_:)`` has sent is back, whatever came of it.
     ///
     /// - Returns: The rows that were ``SyncStep/busy`` because of a step that has ended: they can be planned again.
+    /// - Throws: ``CatalogError``. Then nothing has changed, and it has to be called again.
     package func stepEnded(_ item: PendingID) throws(CatalogError) -> [PendingID] {
-        let (released, abandoned) = try read { tables throws(CatalogError) in
+        // Mostly there is nothing to write.
+        let (work, isAbandoned) = try read { tables throws(CatalogError) in
             let work = tables.underWay[item.value]
-            tables.workEnded(item.value)
-            defer { tables.released = [] }
-            return (tables.released.map { PendingID($0) }, try tables.abandonedPlaces(of: work).isEmpty ? nil : work)
-        }
-        if let abandoned {
-            try write { tables throws(CatalogError) in
-                tables.cause = abandoned.cause
-                defer { tables.cause = nil }
-                for place in try tables.abandonedPlaces(of: abandoned) { try tables.abandonSent(at: place) }
+            return try tables.takingBack { () throws(CatalogError) in
+                tables.workEnded(item.value)
+                return (work, try !tables.abandonedPlaces(of: work).isEmpty)
             }
         }
-        return released
+        do throws(CatalogError) {
+            if isAbandoned {
+                try write { tables throws(CatalogError) in
+                    tables.cause = work?.cause
+                    defer { tables.cause = nil }
+                    for place in try tables.abandonedPlaces(of: work) { try tables.abandonSent(at: place) }
+                }
+            }
+            return try read { tables in
+                defer { tables.released = [] }
+                return tables.released.map { PendingID($0) }
+            }
+        } catch {
+            // For the next attempt.
+            try read { $0.underWay[item.value] = work }
+            throw error
+        }
     }
 
     /// The step that was planned did not succeed.

@@ -24,8 +24,8 @@ extension Catalog {
             }
             try tables.noteSending(&step)
             work.cause = try tables.cause(row.id)
-            tables.underWay[row.id] = work
-            if let object = work.moved { tables.underWay[Tables.unsettled(object)] = nil }
+            tables.setUnderWay(row.id, work)
+            if let object = work.moved { tables.setUnderWay(Tables.unsettled(object), nil) }
             return step
         }
     }

@@ -102,7 +102,7 @@ package final class Catalog: Sendable {
 
     private func tell(_ error: CatalogError) {
         if error.code == .corrupt { files.isSuspect = true }
-        guard [.damaged, .corrupt, .noSpace].contains(error.code) else { return }
+        guard [.damaged, .corrupt, .noSpace, .noMemory].contains(error.code) else { return }
         faultHandler.withLock { $0 }?(error)
     }
 
@@ -130,7 +130,8 @@ package final class Catalog: Sendable {
         guard durableCommits.load(ordering: .acquiring) < count else { return nil }
         guard fdatasync(log) == 0 else {
             let error = CatalogError(
-                errno == ENOSPC ? .noSpace : .damaged, "the catalog's log: \(String(cString: strerror(errno)))")
+                errno == ENOSPC || errno == EDQUOT ? .noSpace : .damaged,
+                "the catalog's log: \(String(cString: strerror(errno)))")
             tell(error)
             return error
         }
@@ -179,7 +180,9 @@ package final class Catalog: Sendable {
             // Also one that fails: it has perhaps reached the log.
             defer { commits.add(1, ordering: .releasing) }
             do throws(CatalogError) {
-                return try tables.database.transaction { () throws(CatalogError) in try body(tables) }
+                return try tables.takingBack { () throws(CatalogError) in
+                    try tables.database.transaction { () throws(CatalogError) in try body(tables) }
+                }
             } catch {
                 tables.isEpochNoted = false
                 tables.changedSpans = [:]

@@ -150,6 +150,8 @@ package struct CatalogError: Error, Sendable, CustomStringConvertible {
         case tooManyLinks
         /// The disk under the catalog is full.
         case noSpace
+        /// There is not enough memory for what was asked. It was not done.
+        case noMemory
         /// The database cannot be read or written now, which is the disk's fault or another process's.
         case damaged
         /// What the database holds makes no sense: see ``CatalogRescue``.

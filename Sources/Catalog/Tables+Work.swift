@@ -72,10 +72,28 @@ extension Tables {
         return .settle(plan)
     }
 
+    /// Runs `body`; with an error ``underWay`` is as it was before, as the rows are after a transaction that failed.
+    func takingBack<Result>(_ body: () throws(CatalogError) -> Result) throws(CatalogError) -> Result {
+        undo = []
+        defer { undo = [] }
+        do throws(CatalogError) { return try body() } catch {
+            for step in undo.reversed() { step() }
+            throw error
+        }
+    }
+
+    func setUnderWay(_ row: Int64, _ work: Work?) {
+        let before = underWay[row]
+        if before == nil, work == nil { return }
+        undo.append { [unowned self] in underWay[row] = before }
+        underWay[row] = work
+    }
+
     /// The worker that carried out the row's step is back, whatever came of it.
     func workEnded(_ row: Int64) {
-        guard let work = underWay.removeValue(forKey: row) else { return }
-        if let object = work.moved { underWay[Self.unsettled(object)] = work }
+        guard let work = underWay[row] else { return }
+        setUnderWay(row, nil)
+        if let object = work.moved { setUnderWay(Self.unsettled(object), work) }
         released.formUnion(refused.removeValue(forKey: row) ?? [])
         workCount += 1
         let moment = Moment(count: workCount, time: now)
@@ -105,8 +123,9 @@ extension Tables {
     /// It is known what became of the move.
     func forgetMove(of object: Int64) throws(CatalogError) {
         try database.run("DELETE FROM move WHERE object = ?", .int(object))
-        underWay[Self.unsettled(object)] = nil
-        underWay.moveIsKnown(of: object)
+        setUnderWay(Self.unsettled(object), nil)
+        let rows = underWay.moveIsKnown(of: object)
+        undo.append { [unowned self] in underWay.moveIsNotKnown(of: object, at: rows) }
     }
 
     /// Moves that were under way when the last process ended. What they are about is due at once.

@@ -13,6 +13,8 @@ final class Tables {
     /// may go, and the name here change, while the worker works. Moves whose outcome is not known stay here without a
     /// worker, under numbers that no row has: see ``unsettled(_:)``.
     var underWay = WorkUnderWay()
+    /// What takes back the changes of ``underWay`` since ``takingBack(_:)`` began, the last one last.
+    var undo: [() -> Void] = []
     /// The rows that wait for the end of a row's step, and those that need not any more and have not been told yet.
     var refused: [Int64: Set<Int64>] = [:]
     var released: Set<Int64> = []

@@ -23,7 +23,7 @@ extension Tables {
         subscript(row: Int64) -> Work? {
             get { works[row] }
             set {
-                removeValue(forKey: row)
+                remove(row)
                 guard let newValue else { return }
                 works[row] = newValue
                 for place in newValue.places {
@@ -41,9 +41,8 @@ extension Tables {
             }
         }
 
-        @discardableResult
-        mutating func removeValue(forKey row: Int64) -> Work? {
-            guard let work = works.removeValue(forKey: row) else { return nil }
+        private mutating func remove(_ row: Int64) {
+            guard let work = works.removeValue(forKey: row) else { return }
             for place in work.places {
                 Self.remove(row, of: place, in: &rowsByPlace)
                 Self.remove(row, of: place.parent, in: &rowsByParent)
@@ -56,7 +55,6 @@ extension Tables {
             if let subtree = work.subtree { Self.remove(row, of: subtree, in: &rowsBySubtree) }
             if let inode = work.uploaded { Self.remove(row, of: inode, in: &rowsByUploaded) }
             if let object = work.moved { Self.remove(row, of: object, in: &rowsByMoved) }
-            return work
         }
 
         /// The row, other than this one, whose work changes what lies at a place.
@@ -79,8 +77,20 @@ extension Tables {
         func row(uploading inode: InodeID, but row: Int64?) -> Int64? { Self.other(rowsByUploaded[inode], row) }
 
         /// It is known what became of the moves of an object: those who were at them need not tell.
-        mutating func moveIsKnown(of object: Int64) {
-            for row in rowsByMoved.removeValue(forKey: object) ?? [] { works[row]?.moved = nil }
+        ///
+        /// - Returns: their rows.
+        mutating func moveIsKnown(of object: Int64) -> Set<Int64> {
+            let rows = rowsByMoved.removeValue(forKey: object) ?? []
+            for row in rows { works[row]?.moved = nil }
+            return rows
+        }
+
+        /// Takes back ``moveIsKnown(of:)``.
+        mutating func moveIsNotKnown(of object: Int64, at rows: Set<Int64>) {
+            for row in rows where works[row] != nil {
+                works[row]?.moved = object
+                rowsByMoved[object, default: []].insert(row)
+            }
         }
 
         private static func other(_ rows: Set<Int64>?, _ row: Int64?) -> Int64? { rows?.first { $0 != row } }

@@ -12,6 +12,7 @@ package struct ChunkMapError: SQLiteFailure, CustomStringConvertible {
         switch fault.kind {
         case .cannotOpen: "the chunk map: \(fault.text)"
         case .noSpace: "no space on the disk that holds the chunk map"
+        case .noMemory: "no memory for what the chunk map was to do"
         case .busy: "another process has the chunk map open: \(fault.text)"
         case .corrupt: "the chunk map makes no sense: \(fault.text)"
         case .failed: "the chunk map failed: \(fault.text)"

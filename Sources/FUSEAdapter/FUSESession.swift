@@ -163,6 +163,11 @@ package final class FUSESession: @unchecked Sendable {
         while fuse_session_exited(session) == 0 {
             let count = fuse_session_receive_buf(session, &buffer)
             if count == -EINTR { continue }
+            if count == -ENOMEM {
+                // Nothing was taken from the kernel.
+                usleep(100_000)
+                continue
+            }
             if count <= 0 { break }
             fuse_session_process_buf(session, &buffer)
         }

@@ -60,11 +60,13 @@ extension MountStack {
 
     private static func watched(_ catalog: Catalog, _ surroundings: Surroundings) -> Catalog {
         catalog.onFault { [statistics = surroundings.statistics] error in
-            statistics.report(
-                kind: "catalog", message: error.message,
-                advice: error.code == .corrupt
-                    ? "Unmount and mount again: the catalog is then rebuilt, and nothing is dropped by that."
-                    : "Check the disk that holds the catalog: it has to be writable and have free space.")
+            let advice =
+                switch error.code {
+                case .corrupt: "Unmount and mount again: the catalog is then rebuilt, and nothing is dropped by that."
+                case .noMemory: "Nothing is lost. Look at the program's limits, and at what else runs on the machine."
+                default: "Check the disk that holds the catalog: it has to be writable and have free space."
+                }
+            statistics.report(kind: "catalog", message: error.message, advice: advice)
         }
         return catalog
     }

@@ -7,6 +7,8 @@ package struct SQLiteFault: Sendable {
         case cannotOpen
         /// The disk under the database is full.
         case noSpace
+        /// SQLite could not have the memory that it needs.
+        case noMemory
         /// Another process, or another connection, has it.
         case busy
         /// What the file holds makes no sense.
@@ -53,6 +55,8 @@ extension SQLValue: ExpressibleByIntegerLiteral {
 package final class SQLiteDatabase<Failure: SQLiteFailure> {
     private let connection: OpaquePointer
     private var statements: [UnsafePointer<UInt8>: SQLiteStatement] = [:]
+    /// Prepared from the beginning: there may be no memory for it when it is needed.
+    private let rollback: OpaquePointer
     /// The write-ahead log, to be flushed by whoever wants a commit to survive a power loss; -1 for a database that is
     /// only read.
     package let log: Int32
@@ -76,6 +80,7 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
     /// Opens a copy of a damaged database, to read of it what can be read.
     package init(damagedCopy path: String) throws(Failure) {
         connection = try Self.connect(path)
+        rollback = try Self.preparedRollback(connection)
         log = -1
         // With it, SQLite takes a file that is too short, and tables whose definition it cannot read.
         for pragma in [
@@ -85,8 +90,19 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
         }
     }
 
+    private static func preparedRollback(_ connection: OpaquePointer) throws(Failure) -> OpaquePointer {
+        var handle: OpaquePointer?
+        guard sqlite3_prepare_v2(connection, "ROLLBACK", -1, &handle, nil) == SQLITE_OK, let handle else {
+            let failure = failure(of: connection)
+            sqlite3_close(connection)
+            throw failure
+        }
+        return handle
+    }
+
     package init(path: String) throws(Failure) {
         connection = try Self.connect(path)
+        rollback = try Self.preparedRollback(connection)
         do throws(Failure) {
             for pragma in [
                 "page_size = \(Self.pageSize)",
@@ -104,12 +120,14 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
                 throw Failure(SQLiteFault(kind: .cannotOpen, text: "'\(path)-wal' cannot be opened: \(message)"))
             }
         } catch {
+            sqlite3_finalize(rollback)
             sqlite3_close(connection)
             throw error
         }
     }
 
     deinit {
+        sqlite3_finalize(rollback)
         for statement in statements.values { sqlite3_finalize(statement.handle) }
         sqlite3_close(connection)
         if log >= 0 { Glibc.close(log) }
@@ -128,6 +146,10 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
         let kind: SQLiteFault.Kind =
             switch status & 0xff {
             case SQLITE_FULL: .noSpace
+            case SQLITE_NOMEM: .noMemory
+            case SQLITE_IOERR where status == SQLITE_IOERR | 12 << 8: .noMemory  // SQLITE_IOERR_NOMEM
+            // SQLITE_FULL is for ENOSPC only.
+            case SQLITE_IOERR where cf_sqlite_errno(connection) == EDQUOT: .noSpace
             case SQLITE_BUSY, SQLITE_LOCKED: .busy
             // The last one: a table or column is not there.
             case SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_ERROR: .corrupt
@@ -155,7 +177,8 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
     @usableFromInline
     package func bound(_ sql: StaticString, _ values: [SQLValue]) throws(Failure) -> SQLiteStatement {
         let statement = try statement(sql)
-        statement.bind(values)
+        // A parameter that could not be bound would be NULL.
+        guard statement.bind(values) else { throw Self.failure(of: connection) }
         return statement
     }
 
@@ -248,9 +271,15 @@ package final class SQLiteDatabase<Failure: SQLiteFailure> {
         }
     }
 
-    /// A failed commit may have rolled back by itself; then this fails, which does not matter.
+    /// A failed statement or commit may have rolled back by itself; then there is nothing to do.
     @usableFromInline
-    package func rollBack() { sqlite3_exec(connection, "ROLLBACK", nil, nil, nil) }
+    package func rollBack() {
+        guard sqlite3_get_autocommit(connection) == 0 else { return }
+        sqlite3_step(rollback)
+        sqlite3_reset(rollback)
+        // Whatever came next would go into a transaction that nobody ends.
+        guard sqlite3_get_autocommit(connection) != 0 else { fatalError("a transaction could not be rolled back") }
+    }
 }
 
 /// A copy of a database in the making. What is changed in between by the same connection is in it at the end. Used under
@@ -289,22 +318,24 @@ package final class SQLiteStatement {
 
     fileprivate init(handle: OpaquePointer) { self.handle = handle }
 
-    fileprivate func bind(_ values: [SQLValue]) {
+    /// - Returns: false when there is no memory for a value.
+    fileprivate func bind(_ values: [SQLValue]) -> Bool {
         for (index, value) in values.enumerated() {
             let position = Int32(index + 1)
-            switch value {
-            case .int(let number): sqlite3_bind_int64(handle, position, number)
-            case .text(let text):
-                sqlite3_bind_text(handle, position, text, Int32(text.utf8.count), cf_sqlite_transient())
-            case .blob(let bytes):
-                if bytes.isEmpty {
-                    sqlite3_bind_zeroblob(handle, position, 0)
-                } else {
-                    sqlite3_bind_blob(handle, position, bytes, Int32(bytes.count), cf_sqlite_transient())
+            let status =
+                switch value {
+                case .int(let number): sqlite3_bind_int64(handle, position, number)
+                case .text(let text):
+                    sqlite3_bind_text(handle, position, text, Int32(text.utf8.count), cf_sqlite_transient())
+                case .blob(let bytes):
+                    bytes.isEmpty
+                        ? sqlite3_bind_zeroblob(handle, position, 0)
+                        : sqlite3_bind_blob(handle, position, bytes, Int32(bytes.count), cf_sqlite_transient())
+                case .null: sqlite3_bind_null(handle, position)
                 }
-            case .null: sqlite3_bind_null(handle, position)
-            }
+            guard status == SQLITE_OK else { return false }
         }
+        return true
     }
 
     @usableFromInline
@@ -334,11 +365,21 @@ package struct Row: ~Copyable {
     package func int(_ column: Int32) -> Int64 { sqlite3_column_int64(handle, column) }
     package func optionalInt(_ column: Int32) -> Int64? { isNull(column) ? nil : int(column) }
     package func bool(_ column: Int32) -> Bool { int(column) != 0 }
-    package func text(_ column: Int32) -> String? { sqlite3_column_text(handle, column).map { String(cString: $0) } }
+    package func text(_ column: Int32) -> String? {
+        guard !isNull(column) else { return nil }
+        guard let text = sqlite3_column_text(handle, column) else { Self.endForWantOfMemory() }
+        return String(cString: text)
+    }
+
     package func blob(_ column: Int32) -> [UInt8]? {
         guard !isNull(column) else { return nil }
         let count = Int(sqlite3_column_bytes(handle, column))
-        guard count > 0, let bytes = sqlite3_column_blob(handle, column) else { return [] }
+        guard count > 0 else { return [] }
+        guard let bytes = sqlite3_column_blob(handle, column) else { Self.endForWantOfMemory() }
         return Array(UnsafeRawBufferPointer(start: bytes, count: count))
     }
+
+    /// SQLite shows a value that it has no memory for as one that is not there. Nobody must go on with that: the process
+    /// ends, as it does when there is no memory for a value of Swift.
+    private static func endForWantOfMemory() -> Never { fatalError("no memory for a value of the database") }
 }

@@ -39,14 +39,23 @@ public final class Digest {
 
     public init(_ algorithm: Algorithm) {
         self.algorithm = algorithm
-        context = EVP_MD_CTX_new()
-        EVP_DigestInit_ex2(context, algorithm.implementation, nil)
+        guard let made = EVP_MD_CTX_new() else { fatalError("no memory for a digest") }
+        context = made
+        begin()
+    }
+
+    /// What OpenSSL refuses here is for want of memory only; a wrong digest must never be taken for a right one.
+    private func begin() {
+        guard EVP_DigestInit_ex2(context, algorithm.implementation, nil) == 1 else {
+            fatalError("no memory for a digest")
+        }
     }
 
     deinit { EVP_MD_CTX_free(context) }
 
     public func update(_ bytes: UnsafeRawBufferPointer) {
-        if let start = bytes.baseAddress { EVP_DigestUpdate(context, start, bytes.count) }
+        guard let start = bytes.baseAddress else { return }
+        guard EVP_DigestUpdate(context, start, bytes.count) == 1 else { fatalError("no memory for a digest") }
     }
 
     public func update(_ bytes: [UInt8]) { bytes.withUnsafeBytes { update($0) } }
@@ -70,10 +79,12 @@ public final class Digest {
     public func finish() -> [UInt8] {
         let digest = [UInt8](unsafeUninitializedCapacity: Int(EVP_MAX_MD_SIZE)) { buffer, count in
             var length: UInt32 = 0
-            EVP_DigestFinal_ex(context, buffer.baseAddress, &length)
+            guard EVP_DigestFinal_ex(context, buffer.baseAddress, &length) == 1 else {
+                fatalError("no memory for a digest")
+            }
             count = Int(length)
         }
-        EVP_DigestInit_ex2(context, algorithm.implementation, nil)
+        begin()
         return digest
     }
 }
@@ -103,7 +114,12 @@ extension Digest {
             var length: UInt32 = 0
             // Keys are padded with zeros anyhow, and an empty one might be passed as nil, which is an error to OpenSSL.
             let key = key.isEmpty ? [0] : key
-            HMAC(algorithm.implementation, key, Int32(key.count), message, message.count, buffer.baseAddress, &length)
+            guard
+                nil
+                    != HMAC(
+                        algorithm.implementation, key, Int32(key.count), message, message.count, buffer.baseAddress,
+                        &length)
+            else { fatalError("no memory for a digest") }
             count = Int(length)
         }
     }

@@ -151,17 +151,25 @@ final class HTTPEngine: @unchecked Sendable {
                 continue
             }
             guard let handle = idleHandles.popLast() ?? curl_easy_init() else {
-                finish(transfer, .failure(StoreError(.internal, "no memory for another HTTP request")))
+                finish(transfer, .failure(Self.hasNoMemory))
                 continue
             }
             transfer.engine = self
-            transfer.configure(handle, isCrowded: active.count >= 16)
+            guard transfer.configure(handle, isCrowded: active.count >= 16),
+                curl_multi_add_handle(multi, handle) == CURLM_OK
+            else {
+                transfer.release()
+                curl_easy_cleanup(handle)
+                finish(transfer, .failure(Self.hasNoMemory))
+                continue
+            }
             transfer.begin(at: now)
             active[handle] = transfer
             statistics.add(transfer.request.counter)
-            curl_multi_add_handle(multi, handle)
         }
     }
+
+    private static let hasNoMemory = StoreError(.internal, "no memory for another HTTP request")
 
     /// Lets the clock go on, by at most a second at a time.
     private func turn() {
@@ -240,13 +248,20 @@ final class HTTPEngine: @unchecked Sendable {
         for _ in 0..<pausedSending.count where upload.available(at: .now) > 0 {
             guard let transfer = pausedSending.pop() else { break }
             transfer.isSendingPaused = false
-            transfer.resume()
+            resume(transfer)
         }
         for _ in 0..<pausedReceiving.count where download.available(at: .now) > 0 {
             guard let transfer = pausedReceiving.pop() else { break }
             transfer.isReceivingPaused = false
-            transfer.resume()
+            resume(transfer)
         }
+    }
+
+    /// What libcurl could not do with bytes that it had kept, it tells here and nowhere else. That a transfer has no
+    /// connection at this moment is no fault of it.
+    private func resume(_ transfer: HTTPTransfer) {
+        let code = transfer.resume()
+        if code != CURLE_OK, code != CURLE_BAD_FUNCTION_ARGUMENT { end(transfer, transfer.result(of: code)) }
     }
 
     /// How long to wait for something to happen, in milliseconds.

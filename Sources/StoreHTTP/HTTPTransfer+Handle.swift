@@ -30,8 +30,10 @@ extension HTTPTransfer {
     /// Prepares `handle`, which is fresh or reset.
     ///
     /// - Parameter isCrowded: Many transfers run: buffers are smaller, so that memory stays flat.
-    func configure(_ handle: UnsafeMutableRawPointer, isCrowded: Bool) {
+    /// - Returns: false when there is no memory for all of it. It must not be sent then: a condition may be missing.
+    func configure(_ handle: UnsafeMutableRawPointer, isCrowded: Bool) -> Bool {
         self.handle = handle
+        hasMemory = true
         let me = Unmanaged.passUnretained(self).toOpaque()
         cf_curl_set_pointer(handle, CURLOPT_PRIVATE, me)
         cf_curl_set_long(handle, CURLOPT_NOSIGNAL, 1)
@@ -47,8 +49,8 @@ extension HTTPTransfer {
         // A request that is given up must not be carried out later, when the network is back: after its repetition,
         // say, or after the deletion of what it writes.
         cf_curl_end_with_reset(handle)
-        cf_curl_set_string(handle, CURLOPT_URL, request.url)
-        cf_curl_set_string(handle, CURLOPT_USERAGENT, engine.options.userAgent)
+        set(handle, CURLOPT_URL, request.url)
+        set(handle, CURLOPT_USERAGENT, engine.options.userAgent)
         cf_curl_set_long(handle, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
         cf_curl_set_pointer(handle, CURLOPT_ERRORBUFFER, errorText)
         cf_curl_set_long(
@@ -62,6 +64,12 @@ extension HTTPTransfer {
         cf_curl_set_pointer(handle, CURLOPT_HEADERDATA, me)
         cf_curl_set_data_function(handle, CURLOPT_WRITEFUNCTION, takeBodyBytes)
         cf_curl_set_pointer(handle, CURLOPT_WRITEDATA, me)
+        return hasMemory
+    }
+
+    /// Sets what libcurl makes a copy of.
+    private func set(_ handle: UnsafeMutableRawPointer, _ option: CURLoption, _ value: String) {
+        if cf_curl_set_string(handle, option, value) == CURLE_OUT_OF_MEMORY { hasMemory = false }
     }
 
     private func configureSecurity(_ handle: UnsafeMutableRawPointer) {
@@ -69,13 +77,13 @@ extension HTTPTransfer {
         if let authorities = engine.authorities {
             var status = stat()
             let isDirectory = stat(authorities, &status) == 0 && status.st_mode & Glibc.S_IFMT == Glibc.S_IFDIR
-            cf_curl_set_string(handle, isDirectory ? CURLOPT_CAPATH : CURLOPT_CAINFO, authorities)
-            cf_curl_set_string(handle, isDirectory ? CURLOPT_PROXY_CAPATH : CURLOPT_PROXY_CAINFO, authorities)
+            set(handle, isDirectory ? CURLOPT_CAPATH : CURLOPT_CAINFO, authorities)
+            set(handle, isDirectory ? CURLOPT_PROXY_CAPATH : CURLOPT_PROXY_CAINFO, authorities)
         }
     }
 
     private func configureConnection(_ handle: UnsafeMutableRawPointer) {
-        if let proxy = engine.options.proxy { cf_curl_set_string(handle, CURLOPT_PROXY, proxy) }
+        if let proxy = engine.options.proxy { set(handle, CURLOPT_PROXY, proxy) }
         // libcurl sends a request once more by itself when a connection that it had kept turns out to be dead.
         if !request.isRepeatable { cf_curl_set_long(handle, CURLOPT_FRESH_CONNECT, 1) }
         // Connections older than the last reconnect are closed instead of used; libcurl counts whole seconds, and
@@ -105,11 +113,11 @@ extension HTTPTransfer {
             cf_curl_set_pointer(handle, CURLOPT_READDATA, me)
             cf_curl_set_seek_function(handle, seekBody)
             cf_curl_set_pointer(handle, CURLOPT_SEEKDATA, me)
-            cf_curl_set_string(handle, CURLOPT_CUSTOMREQUEST, request.method)
+            set(handle, CURLOPT_CUSTOMREQUEST, request.method)
             // Half a second instead of one for servers that never say "100 Continue": see hostsWithoutContinue.
             cf_curl_set_long(handle, CURLOPT_EXPECT_100_TIMEOUT_MS, 500)
         } else if request.method != "GET" {
-            cf_curl_set_string(handle, CURLOPT_CUSTOMREQUEST, request.method)
+            set(handle, CURLOPT_CUSTOMREQUEST, request.method)
         }
     }
 
@@ -125,7 +133,9 @@ extension HTTPTransfer {
         cf_curl_set_pointer(handle, CURLOPT_HTTPHEADER, headerList)
     }
 
-    private func append(header: String) { headerList = curl_slist_append(headerList, header) }
+    private func append(header: String) {
+        if let longer = curl_slist_append(headerList, header) { headerList = longer } else { hasMemory = false }
+    }
 
     func begin(at now: MonotonicTime) {
         begun = now
@@ -141,11 +151,11 @@ extension HTTPTransfer {
     }
 
     /// Goes on after a pause, in the directions that are not paused any more.
-    func resume() {
-        guard let handle else { return }
+    func resume() -> CURLcode {
+        guard let handle else { return CURLE_OK }
         limits.noteMoved(1)
         let mask = (isSendingPaused ? CURLPAUSE_SEND : 0) | (isReceivingPaused ? CURLPAUSE_RECV : 0)
-        curl_easy_pause(handle, mask)
+        return curl_easy_pause(handle, mask)
     }
 
     func tellAttempt() {

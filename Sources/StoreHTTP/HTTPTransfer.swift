@@ -21,6 +21,8 @@ final class HTTPTransfer: @unchecked Sendable {
     var engine: HTTPEngine!
     var handle: UnsafeMutableRawPointer?
     var headerList: UnsafeMutablePointer<curl_slist>?
+    /// Whether libcurl had the memory for all that it was told.
+    var hasMemory = true
     let errorText = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
     var body: BodyReader
     /// The part that the request's Range header asks for.

@@ -1,5 +1,6 @@
 import Caching
 import Catalog
+import Glibc
 import Statistics
 import StoreAPI
 import Threading
@@ -114,10 +115,22 @@ struct StepRunner: Sendable {
         }
     }
 
+    /// Has the catalog know that the row's step has ended. Until it does, nobody else may work at the same places: so
+    /// a catalog that has no memory, or no space on its disk, is given some time.
     func stepEnded(_ item: PendingID) throws(CatalogError) {
-        let released = try journal.stepEnded(item)
-        if !released.isEmpty { release(released) }
+        for attempt in 1... {
+            do throws(CatalogError) {
+                let released = try journal.stepEnded(item)
+                if !released.isEmpty { release(released) }
+                return
+            } catch {
+                guard attempt < Self.mostAttempts, !isStopping() else { throw error }
+                usleep(100_000)
+            }
+        }
     }
+
+    private static let mostAttempts = 100
 
     /// The plan; where it is blocked by something that it has just found out about, that is asked for at once.
     private func planned(_ row: PendingItem) throws(CatalogError) -> SyncStep {

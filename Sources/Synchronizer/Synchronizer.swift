@@ -207,8 +207,8 @@ package final class Synchronizer: Sendable {
     }
 
     func report(_ error: CatalogError) {
-        // Those of the disk are reported by whoever has the catalog.
-        guard error.code != .damaged, error.code != .corrupt, error.code != .noSpace else { return }
+        // Those of the disk and of the memory are reported by whoever has the catalog.
+        guard ![.damaged, .corrupt, .noSpace, .noMemory].contains(error.code) else { return }
         statistics.report(
             kind: "catalog", message: error.message,
             advice: "Check the disk that holds the catalog: it has to be writable and have free space.")

@@ -18,6 +18,7 @@ extension FileSystemError {
             case .insideItself: .invalid
             case .tooManyLinks: .tooManyLinks
             case .noSpace: .noSpace
+            case .noMemory: .system(ENOMEM)
             case .damaged, .corrupt, .tooNew: .inputOutput
             }
     }

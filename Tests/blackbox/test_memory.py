@@ -1,16 +1,21 @@
-"""Memory follows the work under way, not the size of what is mounted."""
+"""Memory follows the work under way, not the size of what is mounted; and where there is none, nothing closed is lost."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import os
+import random
+import resource
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from harness import run
 from rigs.processes import wait_until
+from scarcity import Scarcity
 
 MEGABYTE = 1_000_000
 
@@ -105,3 +110,132 @@ def test_a_full_cache_slows_writers_down_and_fails_nobody(radosgw, mounts, netwo
     mount.sync()
     assert hashlib.sha256(radosgw.read("source")).hexdigest() == checksum
     mount.stop()
+
+
+class Written:
+    """Files that are made, replaced, renamed and removed while much of that fails; and what must be there after it."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.contents = {}             # path → what it may hold; None among these: it may be gone
+        self.failures = 0
+
+    def attempt(self, *changes):
+        """- changes: functions; those behind the first that fails are not tried.
+        Returns whether all were successful."""
+        try:
+            for change in changes:
+                change()
+            return True
+        except OSError:
+            self.failures += 1
+            return False
+
+    def work(self, folder, steps, size):
+        for step in range(steps):
+            kind, number = self.random.random(), len(self.contents)
+            known = sorted(name for name, held in self.contents.items() if held != {None})
+            name = self.random.choice(known) if known else None
+            target = f"f{folder.name}-{number}-{step}"
+            if kind < 0.15 and name:
+                done = self.attempt((folder / name).unlink)
+                self.contents[name] = {None} if done else self.contents[name] | {None}
+            elif kind < 0.3 and name:
+                done = self.attempt(lambda: (folder / name).rename(folder / target))
+                held = self.contents[name]
+                self.contents[target] = held if done else held | {None}
+                self.contents[name] = {None} if done else held | {None}
+            elif kind < 0.5 and name:
+                with contextlib.suppress(OSError):
+                    assert (folder / name).read_bytes() in self.contents[name], f"{name} was read wrong"
+            else:
+                # Under a name of its own: what was not closed may hold anything, and is asked for by nobody.
+                draft = folder / f"draft{number}-{step}"
+                content = self.random.randbytes(self.random.choice([0, 100, 5000, 100_000, size]))
+                if not self.attempt(lambda: draft.write_bytes(content)):
+                    continue
+                if self.random.random() < 0.5 and name:
+                    target = name
+                done = self.attempt(lambda: draft.rename(folder / target))
+                old = self.contents.get(target, {None})
+                self.contents[target] = {content} if done else old | {content}
+                if not done:
+                    self.contents[draft.name] = {content, None}
+
+    def check(self, read, where):
+        for name, held in self.contents.items():
+            content = patiently(read, name)
+            assert content in held, f"{name} {where}: {'is gone' if content is None else f'{len(content)} bytes'}"
+
+
+def patiently(read, name):
+    """What is read at last: who waited for a request that had no memory gets its error. None: there is no such file."""
+    for attempt in range(50):
+        try:
+            return read(name)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            time.sleep(0.1)
+    return read(name)
+
+
+def mount_again_if_it_has_ended(mount):
+    """- Returns: whether it had."""
+    if mount.pids():
+        return False
+    mount.start()
+    return True
+
+
+@pytest.mark.limit(400)
+def test_when_libraries_have_no_memory_nothing_closed_is_lost_and_nothing_is_read_wrong(store, mounts, folder, is_slow):
+    """SQLite, libcurl, OpenSSL and libfuse are told now and then that there is none: requests fail, or the program ends."""
+    scarcity = Scarcity(folder)
+    mount = mounts(store, cache=0, cache_size=5)
+    mount.environment = scarcity.environment
+    mount.start()
+    written = Written(3)
+    for one_in in ([20, 100, 300, 1000, 3000] * (6 if is_slow else 1)):
+        (mount.data / "d").mkdir(exist_ok=True)
+        scarcity.set(one_in)
+        written.work(mount.data / "d", 150, 3 << 20)
+        scarcity.set(0)
+        mount_again_if_it_has_ended(mount)
+        written.check(lambda name: (mount.data / "d" / name).read_bytes(), "in the mount")
+    assert scarcity.failures > 100 and written.failures > 0, "there was memory enough"
+    mount.sync()
+    names = store.names()
+    written.check(lambda name: store.read(f"d/{name}") if f"d/{name}" in names else None, "on the store")
+    mount.stop()
+    fresh = mounts(store).start()
+    written.check(lambda name: (fresh.data / "d" / name).read_bytes(), "in a mount with an empty cache")
+    fresh.stop()
+
+
+@pytest.mark.limit(300)
+def test_when_the_program_has_no_memory_nothing_closed_is_lost(store, mounts):
+    """It may not have more than it has: large work fails or ends it. Mounted again, it has all that was closed."""
+    mount = mounts(store, cache=0, cache_size=5).start()
+    written, ends = Written(4), 0
+    for round in range(4):
+        (mount.data / "d").mkdir(exist_ok=True)
+        (pid,) = mount.pids()
+        pages = int(open(f"/proc/{pid}/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + (round << 20)
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+        written.work(mount.data / "d", 100, 20 << 20)
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            for name in written.contents:
+                pool.submit(lambda name=name: (mount.data / "d" / name).read_bytes())
+        ends += mount_again_if_it_has_ended(mount)
+        resource.prlimit(mount.pids()[0], resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        written.check(lambda name: (mount.data / "d" / name).read_bytes(), f"in the mount in round {round}")
+    assert ends + written.failures > 0, "there was memory enough"
+    mount.sync()
+    names = store.names()
+    written.check(lambda name: store.read(f"d/{name}") if f"d/{name}" in names else None, "on the store")
+    mount.stop()
+    fresh = mounts(store).start()
+    written.check(lambda name: (fresh.data / "d" / name).read_bytes(), "in a mount with an empty cache")
+    fresh.stop()
