@@ -67,7 +67,7 @@ extension CachedContent {
     private func free(_ ranges: RangeSet) throws(CacheError) {
         try state.withLock { (state: inout LiveState) throws(CacheError) in
             if state.present.isEmpty, state.fetches.isEmpty {
-                guard unlink(path) == 0 || errno == ENOENT else { throw .system(errno) }
+                guard unlink(path) == 0 || errno == ENOENT else { throw .ofSystemCall() }
                 state.file = nil
                 state.fileMayExist = false
                 return

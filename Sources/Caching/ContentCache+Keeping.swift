@@ -136,9 +136,9 @@ extension ContentCache {
 
     private func synchronizeDisk() -> CacheError? {
         let descriptor = Glibc.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard descriptor >= 0 else { return .system(errno) }
+        guard descriptor >= 0 else { return .ofSystemCall() }
         defer { Glibc.close(descriptor) }
-        return syncfs(descriptor) == 0 ? nil : .system(errno)
+        return syncfs(descriptor) == 0 ? nil : .ofSystemCall()
     }
 
     private func closeIdleFiles() {

@@ -261,6 +261,14 @@ extension ContentCache {
             advice: "Free some space on the disk that holds the cache; nothing is lost, and they go on by themselves.")
     }
 
+    /// A write failed although the disk tells of free space.
+    package func reportUsedUpQuota() {
+        statistics.report(
+            kind: StoreError.Code.noLocalSpace.rawValue,
+            message: "the disk that holds the cache takes no more, and tells of free space: a quota is used up",
+            advice: "Raise the quota, or set cache_size and hard_cache_size_limit well below it.")
+    }
+
     private struct Victim {
         var inode: InodeID
         /// nil: not loaded, all of it.

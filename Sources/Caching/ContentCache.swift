@@ -95,7 +95,7 @@ package final class ContentCache: Sendable {
             guard mkdir(directory, 0o700) == 0 || errno == EEXIST else {
                 let reason = String(cString: strerror(errno))
                 throw StoreError(
-                    errno == ENOSPC ? .noLocalSpace : .invalidArgument,
+                    errno == ENOSPC || errno == EDQUOT ? .noLocalSpace : .invalidArgument,
                     "the cache directory '\(directory)' cannot be made: \(reason)")
             }
         }
@@ -204,7 +204,7 @@ package final class ContentCache: Sendable {
             guard stat(path, &status) == 0 else { return }
             charge(-min(Int64(status.st_size), Int64(status.st_blocks) * 512))
         }
-        if unlink(path) != 0, errno != ENOENT { report(.system(errno), "delete a file of the cache") }
+        if unlink(path) != 0, errno != ENOENT { report(.ofSystemCall(), "delete a file of the cache") }
     }
 
     /// The cache file of a clean content, which is not loaded, is not to be believed: the bytes come again from the
@@ -214,7 +214,7 @@ package final class ContentCache: Sendable {
     func giveUp(_ inode: InodeID) throws(CacheError) -> Int64 {
         let bytes = try asking { () throws(CatalogError) in try index.contentWasEvicted(inode) }
         charge(-bytes)
-        guard unlink(path(of: inode)) == 0 || errno == ENOENT else { throw .system(errno) }
+        guard unlink(path(of: inode)) == 0 || errno == ENOENT else { throw .ofSystemCall() }
         return bytes
     }
 

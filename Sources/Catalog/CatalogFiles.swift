@@ -120,7 +120,7 @@ package struct CatalogFiles: Sendable {
             let error = Self.copyFile(source, target)
             guard error == 0 else {
                 throw CatalogError(
-                    error == ENOSPC ? .noSpace : .damaged,
+                    error == ENOSPC || error == EDQUOT ? .noSpace : .damaged,
                     "'\(source)' cannot be copied: \(String(cString: strerror(error)))")
             }
         }

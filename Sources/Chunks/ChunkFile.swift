@@ -9,7 +9,7 @@ final class UnlinkedFile: Sendable {
         descriptor = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else {
             throw StoreError(
-                errno == ENOSPC ? .noLocalSpace : .internal,
+                errno == ENOSPC || errno == EDQUOT ? .noLocalSpace : .internal,
                 "no temporary file could be made in '\(folder)': \(String(cString: strerror(errno)))")
         }
     }
@@ -33,8 +33,8 @@ final class UnlinkedFile: Sendable {
             if count < 0, errno == EINTR { continue }
             guard count > 0 else {
                 throw StoreError(
-                    errno == ENOSPC ? .noLocalSpace : .internal, "a temporary file cannot be written",
-                    cause: String(cString: strerror(errno)))
+                    errno == ENOSPC || errno == EDQUOT ? .noLocalSpace : .internal,
+                    "a temporary file cannot be written", cause: String(cString: strerror(errno)))
             }
             done += count
         }

@@ -76,6 +76,7 @@ enum Compression {
 
     private static func failure(_ what: String, _ reason: String, _ number: Int32 = 0) -> StoreError {
         StoreError(
-            number == ENOSPC ? .noLocalSpace : .internal, "a snapshot of the chunk map could not be \(what): \(reason)")
+            number == ENOSPC || number == EDQUOT ? .noLocalSpace : .internal,
+            "a snapshot of the chunk map could not be \(what): \(reason)")
     }
 }

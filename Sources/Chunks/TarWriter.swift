@@ -101,7 +101,7 @@ final class TarWriter {
     private func failure(_ what: String) -> StoreError {
         let reason = archive_error_string(archive).map { String(cString: $0) } ?? "no reason is told"
         return StoreError(
-            archive_errno(archive) == ENOSPC ? .noLocalSpace : .internal,
+            [ENOSPC, EDQUOT].contains(archive_errno(archive)) ? .noLocalSpace : .internal,
             "the archive of a chunk could not be \(what): \(reason)")
     }
 }

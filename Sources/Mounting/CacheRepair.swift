@@ -226,7 +226,7 @@ private final class Keeper {
 
     static func failure(_ path: String, _ error: Int32) -> CatalogError {
         CatalogError(
-            error == ENOSPC ? .noSpace : .damaged,
+            error == ENOSPC || error == EDQUOT ? .noSpace : .damaged,
             "the folder '\(path)' for what can be recovered cannot be made: \(errorText(error))")
     }
 

@@ -183,8 +183,11 @@ extension Volume {
         } catch {
             // Others have filled the disk since there was room. That is no reason to fail: as any other writer in a full
             // cache this one waits.
-            guard case .system(ENOSPC) = error, !cache.hasRoom(for: Int64(count)) else {
-                return reply(.failure(FileSystemError(error)))
+            guard case .system(ENOSPC) = error else { return reply(.failure(FileSystemError(error))) }
+            guard !cache.hasRoom(for: Int64(count)) else {
+                // Nothing tells when there will be more.
+                cache.reportUsedUpQuota()
+                return reply(.failure(.noSpace))
             }
             let copy = Array(bytes)
             cache.reserve(Int64(count)) { [self] failure in

@@ -14,6 +14,7 @@ import time
 import pytest
 from harness import run
 from rigs.processes import wait_until
+from scarcity import full_disks_are_used_up_quotas
 
 MEGABYTE = 1_000_000
 
@@ -247,6 +248,42 @@ def test_the_soft_limit_holds_while_much_is_read(radosgw, mounts):
         watcher.join()
     assert most[0] > soft / 2, "the test looks at the wrong files"
     assert most[0] <= soft * 1.05, f"{most[0] / MEGABYTE:.1f} MB at most"
+    mount.stop()
+
+
+@pytest.mark.limit(200)
+def test_a_used_up_quota_of_the_cache_s_disk_is_an_error_that_says_so_and_loses_nothing(store, mounts, disk, folder):
+    """The disk tells that much is free: nobody can wait for what will never come."""
+    point = disk(120)
+    mount = mounts(store, cache_dir=point / "cache", cache=3600, cache_size=1000)
+    mount.environment = full_disks_are_used_up_quotas(folder)
+    mount.start()
+    kept = {}
+
+    def write(name, size):
+        content = os.urandom(size)
+        with open(mount.data / name, "wb", buffering=0) as file:
+            for position in range(0, size, 1 << 20):
+                file.write(content[position:position + (1 << 20)])
+            os.fsync(file.fileno())
+        kept[name] = content
+
+    write("before", 20 << 20)
+    with open(point / "filler", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, space(point)[1] - 12 * MEGABYTE)
+    for index in range(3):
+        with pytest.raises(OSError) as failure:
+            write(f"large{index}", 20 << 20)
+        assert failure.value.errno == errno.ENOSPC, (mount.stats / "errors").read_text()
+    for name, content in kept.items():
+        assert (mount.data / name).read_bytes() == content
+    assert "space" in (mount.stats / "errors").read_text()
+    (point / "filler").unlink()
+    write("after", 20 << 20)
+    mount.sync()
+    for name, content in kept.items():
+        assert (mount.data / name).read_bytes() == content
+        assert store.read(name) == content
     mount.stop()
 
 
