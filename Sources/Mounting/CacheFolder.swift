@@ -28,6 +28,42 @@ package final class CacheFolder: Sendable {
     package var contentPath: String { path }
     package var chunkMapPath: String { path + "/chunks.sqlite" }
     package var logPath: String { path + "/log" }
+    /// Where ``CacheRepair`` keeps what cannot be attributed to a file any more.
+    package var recoveredPath: String { path + "/recovered" }
+
+    /// What repairs have put aside, and nobody has removed.
+    ///
+    /// - Returns: How many files of the cache, and the bytes of these, of damaged catalogs and of lists.
+    package func recovered() -> (files: Int64, bytes: Int64) {
+        var files: Int64 = 0
+        var bytes: Int64 = 0
+        for repair in Self.names(in: recoveredPath) {
+            let folder = "\(recoveredPath)/\(repair)"
+            let contents = Self.names(in: folder + "/files")
+            files += Int64(contents.count)
+            for path in Self.names(in: folder).map({ "\(folder)/\($0)" }) + contents.map({ "\(folder)/files/\($0)" }) {
+                var status = stat()
+                if lstat(path, &status) == 0, status.st_mode & Glibc.S_IFMT == Glibc.S_IFREG {
+                    bytes += Int64(status.st_size)
+                }
+            }
+        }
+        return (files, bytes)
+    }
+
+    /// Of a folder that is not there, none.
+    private static func names(in folder: String) -> [String] {
+        guard let directory = opendir(folder) else { return [] }
+        defer { closedir(directory) }
+        var names: [String] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names
+    }
 
     /// The folder's name for a store: readable, the same on each mount, without credentials in it.
     package static func defaultID(scheme: String, identity: String) -> String {

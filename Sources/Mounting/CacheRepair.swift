@@ -64,6 +64,7 @@ package struct CacheRepair: Sendable {
             // The log goes first: SQLite would take it for the new catalog's.
             for file in old.all { try keeper.keep(file) }
             guard rename(new.path, old.path) == 0 else { throw CatalogError(.damaged, errorText(errno)) }
+            for file in new.all { unlink(file) }
             let catalog = try Catalog(path: folder.catalogPath, clock: clock)
             let judge = Judge(
                 catalog: catalog, strays: Set(rescue.strays), knowsAllContents: rescue.knowsAllContents,

@@ -113,6 +113,7 @@ extension Mount {
             information: connection.information.map { .init(name: $0.name, value: $0.value) },
             totalBytes: space.total, usedBytes: space.used, freeBytes: space.free)
         status.cache.folder = stack.folder.path
+        (status.cache.recoveredFiles, status.cache.recoveredBytes) = stack.folder.recovered()
         do {
             let totals = try stack.catalog.pendingTotals()
             let oldest = totals.oldest.map { max(0, seconds(clock.calendar) - seconds($0)) }

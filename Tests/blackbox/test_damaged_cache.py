@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import sqlite3
 
 import pytest
@@ -196,6 +197,17 @@ def test_what_cannot_be_attributed_is_listed(local, mounts):
         assert f"files/{path.name}\t{path.stat().st_size} bytes" in text
         assert path.stat().st_mode & 0o077 == 0
     assert listing.stat().st_mode & 0o077 == 0 and listing.parent.stat().st_mode & 0o077 == 0
+    kept = [path for path in damaged.cache.glob("recovered/**/*") if path.is_file()]
+    files = [path for path in kept if path.parent.name == "files"]
+    told = damaged.mount.status()["cache"]
+    assert told["recovered_files"] == len(files) > 0
+    assert told["recovered_bytes"] == sum(path.stat().st_size for path in kept)
+    assert f"{len(files)} files, " in (damaged.mount.stats / "stats").read_text()
+    assert f"cloudfusion_recovered_files {len(files)}" in (damaged.mount.stats / "metrics").read_text()
+    assert {path.parent.name for path in kept} <= {"files", listing.parent.name}, "something of the repair was left"
+    # It is the user's to remove, at any time.
+    shutil.rmtree(damaged.cache / "recovered")
+    assert "put aside" not in (damaged.mount.stats / "stats").read_text()
     # New files get numbers of their own: nothing of the old bytes shows up in them.
     (damaged.mount.data / "fresh").write_bytes(b"fresh")
     os.truncate(damaged.mount.data / "fresh", 100_000)

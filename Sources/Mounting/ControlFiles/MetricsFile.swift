@@ -29,6 +29,9 @@ package enum MetricsFile {
         gauge("cached_bytes", "Bytes of file contents in the cache.", String(status.cache.bytes))
         gauge("dirty_bytes", "Bytes of files that are newer here than on the store.", String(status.cache.dirtyBytes))
         gauge("dirty_files", "Files that are newer here than on the store.", String(status.cache.dirtyFiles))
+        gauge(
+            "recovered_files", "Files of the cache that a repair has put aside.", String(status.cache.recoveredFiles))
+        gauge("recovered_bytes", "Bytes of what repairs have put aside.", String(status.cache.recoveredBytes))
         gauge("pending_operations", "Changes that are not on the store.", String(status.pending.items))
         gauge("pending_bytes", "Bytes that are still to be uploaded.", String(status.pending.bytes))
         gauge("parked_operations", "Changes that wait for somebody to act.", String(status.pending.parked))

@@ -51,6 +51,9 @@ package struct MountStatus: Codable, Sendable, Equatable {
         package var bytes: Int64 = 0
         package var dirtyBytes: Int64 = 0
         package var dirtyFiles: Int64 = 0
+        /// What repairs have put aside, and nobody has removed: see ``CacheFolder/recovered()``.
+        package var recoveredFiles: Int64 = 0
+        package var recoveredBytes: Int64 = 0
         package var softLimitBytes: Int64
         package var hardLimitBytes: Int64
         package var hits: Int64
@@ -124,6 +127,8 @@ extension MountStatus.Cache {
         case folder, bytes, hits, misses
         case dirtyBytes = "dirty_bytes"
         case dirtyFiles = "dirty_files"
+        case recoveredFiles = "recovered_files"
+        case recoveredBytes = "recovered_bytes"
         case softLimitBytes = "soft_limit_bytes"
         case hardLimitBytes = "hard_limit_bytes"
     }

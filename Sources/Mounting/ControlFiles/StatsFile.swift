@@ -28,7 +28,14 @@ package enum StatsFile {
             "\(megabytes(Double(status.cache.softLimitBytes))) MB cache size, "
                 + "\(megabytes(Double(status.cache.hardLimitBytes))) MB hard limit",
         ]
-        if let folder = status.cache.folder { lines.append("cache folder: \(folder)") }
+        if let folder = status.cache.folder {
+            lines.append("cache folder: \(folder)")
+            if status.cache.recoveredBytes > 0 {
+                lines.append(
+                    "\(status.cache.recoveredFiles) files, \(megabytes(Double(status.cache.recoveredBytes))) MB with the "
+                        + "damaged catalogs, were put aside by a repair (see recovered/*/list.txt in the cache folder)")
+            }
+        }
         if let store = status.store {
             lines.append("store: \(store.name) \(store.identity)")
             for field in store.information { lines.append("    \(field.name): \(field.value)") }
