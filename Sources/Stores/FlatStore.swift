@@ -240,7 +240,11 @@ extension FlatStore {
         // "a" comes before "a/", but "a-b" comes between them: up to there nobody knows whether "a" is a directory.
         let last = max(listing.objects.last?.key ?? [], listing.prefixes.last ?? [], by: Self.precedes)
         var waiting: [KeyCursor.Waiting] = []
-        for object in earlier + listing.objects where object.key != prefix {
+        var previous = prefix
+        // `rclone serve s3` can list a key twice that several requests have just made at once.
+        for object in earlier + listing.objects where object.key != previous {
+            defer { previous = object.key }
+            if object.key == prefix { continue }
             guard let name = try name(object.key, below: prefix, isDirectory: false, directory) else {
                 page.refusedNames.append(String(decoding: object.key, as: UTF8.self))
                 continue

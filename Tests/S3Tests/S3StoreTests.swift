@@ -82,6 +82,12 @@ struct S3StoreTests {
         #expect(second.refusedNames == ["a"])
     }
 
+    @Test("a key that is listed twice is shown once")
+    func listedTwice() throws {
+        let transport = StubTransport { _ in Self.listing(["a", "a", "b"]) }
+        #expect(try store(transport).entries(of: .root).map(\.name.description) == ["a", "b"])
+    }
+
     @Test("a listing that does not go on is an error, not a circle")
     func circle() throws {
         let transport = StubTransport { _ in Self.listing(["a"], next: "same") }
