@@ -130,6 +130,22 @@ final class DirectoryLister: Sendable {
         state.withLock { $0.jobs[directory]?.isOutdated = true }
     }
 
+    /// The store has something else at the path of `inode`, or nothing. The kernel looks the whole path up once more
+    /// when it hears of that, and once only: each directory on the way is listed anew for it, since any of them may
+    /// be the one that has gone.
+    func distrustPath(to inode: InodeID) {
+        do {
+            var inode = inode
+            while let parent = try backing.catalog.parent(of: inode) {
+                try distrust(parent)
+                inode = parent
+            }
+        } catch {
+            surroundings.statistics.report(
+                kind: "catalog", message: error.message, advice: "Check the disk that holds the cache folder.")
+        }
+    }
+
     /// Lists `directory` for nobody in particular.
     func refresh(_ directory: InodeID) {
         if pool.backlog < Self.backlogLimit { enqueue(directory, nil) }
@@ -354,7 +370,7 @@ final class DirectoryLister: Sendable {
         surroundings.statistics.report(
             kind: error.code.rawValue, message: "cannot list '\(path)': \(error.message)",
             advice: "What has been listed before is still shown. It is tried again when the directory is used.")
-        if error.code == .notFound { distrustParent(of: directory) }
+        if error.code == .notFound || error.code == .notADirectory { distrustPath(to: directory) }
         return cause
     }
 
@@ -364,19 +380,6 @@ final class DirectoryLister: Sendable {
         let count = (last?.count ?? 0) + 1
         let backoff = min(.seconds(1 << min(count - 1, 4)), longestBackoff)
         return Failure(error: cause, count: count, tryAgainAt: now + max(backoff, error.retryAfter ?? .zero))
-    }
-
-    /// The store says that the directory is not there: the one above it shows something that is gone.
-    private func distrustParent(of directory: InodeID) {
-        guard directory != .root else { return }
-        do {
-            guard let parent = try backing.catalog.parent(of: directory) else { return }
-            try distrust(parent)
-            refresh(parent)
-        } catch {
-            surroundings.statistics.report(
-                kind: "catalog", message: error.message, advice: "Check the disk that holds the cache folder.")
-        }
     }
 }
 

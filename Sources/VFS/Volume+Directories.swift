@@ -27,6 +27,9 @@ extension Volume {
                 switch knowledge {
                 case .current: try emit(inode, after: cookie, plus: plus, trust: settings.metadataLifetime, add)
                 case .outdated: try emit(inode, after: cookie, plus: plus, trust: Self.outdatedTrust, add)
+                // It has gone on the store: as on any other file system of a directory that is open and removed. The
+                // kernel looks no path up again for those who have opened it.
+                case .unknown(.stale): throw .notFound
                 // An incomplete listing would look like a complete one.
                 case .unknown(let error): throw error
                 }

@@ -330,6 +330,30 @@ struct OutageTests {
         try rig.release(handle)
     }
 
+    @Test("a file that others have removed with the directories above it is not there, for who looks the path up again")
+    func removedBranch() throws {
+        let rig = try Rig()
+        for path in ["x/y/z/f", "x/y/z/g"] { try rig.put("text", at: path) }
+        let file = try rig.walk("data/x/y/z/f")
+        #expect(eventually { rig.files.surroundings.statistics.snapshot()[.directoriesListed] == 4 })
+        usleep(20_000)
+        _ = rig.memory.delete(["x/y/z/f", "x/y/z/g", "x/y/z", "x/y", "x"].map { StorePath($0)! })
+        rig.clock.advance(by: .milliseconds(1))
+        #expect(error { try rig.release(rig.open(file.number)) } == .stale)
+        #expect(error { try rig.walk("data/x/y/z/g") } == .notFound)
+    }
+
+    @Test("a directory that was removed by others while it was open has nothing to be read, as on a disk")
+    func removedWhileOpen() throws {
+        let rig = try Rig()
+        try rig.put("text", at: "x/f")
+        let directory = try rig.walk("data/x")
+        #expect(try rig.names(directory.number) == ["f"])
+        rig.clock.advance(by: .seconds(200))
+        _ = rig.memory.delete(["x/f", "x"].map { StorePath($0)! })
+        #expect(error { try rig.names(directory.number) } == .notFound)
+    }
+
     @Test("files of a store that was disconnected are never taken for those of the next one")
     func otherStore() throws {
         let rig = try Rig()
