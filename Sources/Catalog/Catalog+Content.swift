@@ -14,13 +14,15 @@ extension Catalog {
     ///
     /// - Returns: the new generation.
     package func beginChange(of inode: InodeID) throws(CatalogError) -> Int64 {
-        let (generation, needed) = try write { tables throws(CatalogError) in
+        let (generation, needed, kept) = try write { tables throws(CatalogError) in
             try tables.part(inode)
+            let kept = try tables.keepDisplaced(inode)
             let record = try tables.existing(inode)
             let needed = try tables.noteChange(of: inode, in: transactions + 1)
             try tables.makeDirty(inode, isChanging: true)
-            return (try tables.contentChanged(inode, size: record.size), needed)
+            return (try tables.contentChanged(inode, size: record.size), needed, kept)
         }
+        if let kept { tell([kept]) }
         if let needed, needed > durableTransactions { try makeDurable() }
         return generation
     }
@@ -29,13 +31,17 @@ extension Catalog {
     ///
     /// - Returns: the generations that the saved states have; nil for those whose inode is gone.
     package func save(_ states: [ContentState]) throws(CatalogError) -> [Int64?] {
-        try write { tables throws(CatalogError) in
+        let (generations, kept) = try write { tables throws(CatalogError) in
             var generations: [Int64?] = []
+            var kept: [KeptFile] = []
             for state in states {
+                if state.isChanged, let file = try tables.keepDisplaced(state.inode) { kept.append(file) }
                 generations.append(try tables.inode(state.inode) == nil ? nil : try tables.save(state))
             }
-            return generations
+            return (generations, kept)
         }
+        tell(kept)
+        return generations
     }
 
     /// The inode's cache file was deleted. Only for clean content.

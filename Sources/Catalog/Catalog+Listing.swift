@@ -157,16 +157,25 @@ extension Catalog {
                 guard let object = try tables.object(name, below: place) else { return [] }
                 place = object.id
             }
-            guard let name = path.name, let directory = try tables.directory(at: place),
+            guard let name = path.name,
                 try !tables.isOurWork(at: Tables.Place(parent: place, name: name), since: begun, by: item.value)
             else { return [] }
+            let known = try tables.object(name, below: place)
             var changes: [NamespaceChange] = []
+            guard let directory = try tables.directory(at: place) else {
+                // The directory has another place by now, to which its entries go one by one. What lies here instead
+                // of one of them is seen once the old place has turned out not to be empty.
+                if let known, !(metadata.map { tables.isSame(known, $0) } ?? false) {
+                    try tables.objectVanished(known, from: nil, &changes)
+                }
+                return changes
+            }
             if let metadata {
                 let listing = ListingPlan(
                     directory: directory, path: path, object: place, number: tables.now, begun: begun)
                 try tables.merge(ListEntry(name: name, metadata: metadata), into: listing, isDefinite: true, &changes)
-            } else if let object = try tables.object(name, below: place) {
-                try tables.objectVanished(object, from: directory, &changes)
+            } else if let known {
+                try tables.objectVanished(known, from: directory, &changes)
             }
             return changes
         }
@@ -208,7 +217,7 @@ extension Tables {
         }
         guard let object = known else { return ended[place].map { $0.time > earliest } ?? false }
         guard object.written > earliest, !object.isDirectory || entry.metadata.kind != .directory else { return false }
-        return object.isDirectory != (entry.metadata.kind == .directory) || !sameVersion(object, entry.metadata)
+        return !isSame(object, entry.metadata)
     }
 
     fileprivate func isCurrent(_ listing: ListingPlan) throws(CatalogError) -> Bool {
@@ -312,10 +321,7 @@ extension Tables {
         // One of the same name that was there before, perhaps.
         if object.isUnmade, isOurWork { return }
         try database.run("UPDATE object SET seen_ns = ? WHERE id = ?", .int(listing.number), .int(object.id))
-        let isSame =
-            object.isDirectory == (metadata.kind == .directory)
-            && (object.isDirectory || sameVersion(object, metadata))
-        if isSame {
+        if isSame(object, metadata) {
             // The store itself has said of it by now that it is not ours: a listing could only suspect that.
             if isDefinite, object.foreign == 1 { try setForeign(object.id, 2) }
             // The bytes are the same as ever, and may have got another name since.
@@ -328,6 +334,11 @@ extension Tables {
         if !isDefinite, isRecent(object.written, for: listing) { return }
         if isOurWork { return }
         try objectChanged(object, entry, listing, local, isDefinite: isDefinite, &changes)
+    }
+
+    /// Whether what lies on the store is what is known of it.
+    fileprivate func isSame(_ object: ObjectRow, _ metadata: Metadata) -> Bool {
+        object.isDirectory == (metadata.kind == .directory) && (object.isDirectory || sameVersion(object, metadata))
     }
 
     private func sameVersion(_ object: ObjectRow, _ metadata: Metadata) -> Bool {
@@ -367,6 +378,7 @@ extension Tables {
                 "DELETE FROM entry WHERE parent = ? AND name = ?", .int(listing.directory.row),
                 .blob(entry.name.bytes))
             try addLinks(-1, to: local.id)
+            noteDisplaced(local.id, entry.name, listing.directory)
             try insertForeign(entry, listing, object: object.id, &changes)
             changes[changes.count - 1] = .entry(parent: listing.directory, name: entry.name, inode: local.id)
         } else {
@@ -388,12 +400,13 @@ extension Tables {
     }
 
     /// An object is not on the store any more: nor is its name, unless a change of ours waits for it.
-    func objectVanished(_ object: ObjectRow, from directory: InodeID, _ changes: inout [NamespaceChange])
+    ///
+    /// - Parameter directory: The one whose entries lie there; nil: it has left that place.
+    func objectVanished(_ object: ObjectRow, from directory: InodeID?, _ changes: inout [NamespaceChange])
         throws(CatalogError)
     {
         guard let name = object.name else { return }
-        let local = try entry(name, in: directory)
-        guard let local,
+        guard let directory, let local = try entry(name, in: directory),
             local.kind == .directory ? local.id == (try self.directory(at: object.id)) : local.id == object.inode
         else {
             // Moved away here, or to be deleted anyway.
@@ -423,7 +436,7 @@ extension Tables {
             try mark(name, in: directory, bytes: local.size)
             return
         }
-        try removeEntry(name, from: directory, of: local)
+        try displace(name, from: directory, of: local)
         changes.append(.entry(parent: directory, name: name, inode: local.id))
     }
 
@@ -434,7 +447,7 @@ extension Tables {
         if try removeClean(below: directory.id, &changes) {
             try mark(name, in: parent)
         } else {
-            try removeEntry(name, from: parent, of: directory)
+            try displace(name, from: parent, of: directory)
             changes.append(.entry(parent: parent, name: name, inode: directory.id))
         }
     }
@@ -466,7 +479,7 @@ extension Tables {
                 keepsAny = true
                 try mark(name, in: directory)
             } else {
-                try removeEntry(name, from: directory, of: child)
+                try displace(name, from: directory, of: child)
                 changes.append(.entry(parent: directory, name: name, inode: id))
             }
         }

@@ -92,7 +92,7 @@ extension Catalog {
             else { return [] }
             var changes: [NamespaceChange] = []
             for (parent, name) in try tables.names(of: inode) {
-                try tables.removeEntry(name, from: parent, of: record)
+                try tables.displace(name, from: parent, of: record)
                 changes.append(.entry(parent: parent, name: name, inode: inode))
             }
             return changes

@@ -41,6 +41,7 @@ package final class Catalog: Sendable {
     private let commits = Atomic<Int>(1)
     private let durableCommits = Atomic<Int>(0)
     private let faultHandler = Lock<(@Sendable (CatalogError) -> Void)?>(nil)
+    let keptHandler = Lock<(@Sendable (KeptFile) -> Void)?>(nil)
     let durabilityFlag = DurabilityFlag()
     let clock: any Clock
 

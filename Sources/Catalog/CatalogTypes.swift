@@ -492,6 +492,14 @@ package struct ContentQuestion: Sendable {
     var begun: Int64
 }
 
+/// A file that somebody else had replaced or removed on the store, and that was written to here afterwards.
+package struct KeptFile: Sendable {
+    /// The last of its path before.
+    package var name: FileName
+    /// Where it is now.
+    package var path: StorePath
+}
+
 /// What ``Catalog/save(_:)`` takes.
 package struct ContentState: Sendable {
     package var inode: InodeID

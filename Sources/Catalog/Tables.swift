@@ -41,6 +41,9 @@ final class Tables {
     var lonelyChanges = 0
     /// Times and urgency of the row whose work brings about new rows; nil: a user's change does. See ``causing(_:_:)``.
     var cause: Cause?
+    /// Where files and directories had their last name that others have taken away. In memory: nobody has them open in
+    /// the next process.
+    var displaced: [InodeID: (parent: InodeID, name: FileName)] = [:]
     /// Files that have become one with another one. In memory: nobody has them open in the next process.
     var joined: [InodeID: Joined] = [:]
 
@@ -226,6 +229,7 @@ final class Tables {
     /// Forgets an inode that has no links, and its content.
     func deleteInode(_ id: InodeID) throws(CatalogError) {
         joined[id] = nil
+        displaced[id] = nil
         try deleteContent(id)
         try database.run("DELETE FROM attribute WHERE inode = ?", .int(id.row))
         try database.run("UPDATE object SET inode = NULL WHERE inode = ?", .int(id.row))

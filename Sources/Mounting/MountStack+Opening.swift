@@ -68,6 +68,14 @@ extension MountStack {
                 }
             statistics.report(kind: "catalog", message: error.message, advice: advice)
         }
+        catalog.onKept { [statistics = surroundings.statistics] file in
+            statistics.add(.conflicts)
+            statistics.report(
+                kind: "conflict",
+                message: "'\(file.name)' was replaced or removed on the store by somebody else while it was open here; "
+                    + "what is written to it is kept as '\(file.path)'",
+                advice: "Compare the two files and delete the one that is not needed.")
+        }
         return catalog
     }
 

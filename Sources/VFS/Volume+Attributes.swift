@@ -63,6 +63,14 @@ extension Volume {
         return record
     }
 
+    /// What a path has led to, to be changed or written. Where others have another file there by now, which the kernel
+    /// has not heard of yet, it looks the path up again.
+    func named(_ inode: InodeID) throws(FileSystemError) -> InodeRecord {
+        let record = try existing(inode)
+        if record.links == 0, try asked({ () throws(CatalogError) in try catalog.isDisplaced(inode) }) { throw .stale }
+        return record
+    }
+
     func getAttributes(_ inode: InodeID, _ reply: @escaping FileSystem.Reply<Entry>) {
         let record: InodeRecord
         do { record = try existing(inode) } catch { return reply(.failure(error)) }
@@ -94,7 +102,8 @@ extension Volume {
         let record: InodeRecord
         do throws(FileSystemError) {
             try mayChange()
-            record = try existing(inode)
+            // What is open here is perhaps meant by its descriptor.
+            record = nodes.node(inode) == nil ? try named(inode) : try existing(inode)
         } catch { return reply(.failure(error)) }
         complete(record) { [self] result in
             answer(reply) { () throws(FileSystemError) in

@@ -38,20 +38,11 @@ extension Volume {
                 parked.answer(.success(open))
                 return
             }
-            distrustName(of: inode)
+            lister.distrustPath(to: inode)
             if parked.answer(.failure(.stale)), case .file(let file) = handles.remove(open.handle) {
                 file.content.close()
                 closed(inode)
             }
-        }
-    }
-
-    /// The store has another version of the file: its directory is listed anew for whoever asks for a name in it.
-    private func distrustName(of inode: InodeID) {
-        do {
-            if let parent = try catalog.parent(of: inode) { try lister.distrust(parent) }
-        } catch {
-            report(error)
         }
     }
 
@@ -61,7 +52,7 @@ extension Volume {
     {
         let isWritable = flags & O_ACCMODE != O_RDONLY
         if isWritable || flags & O_TRUNC != 0 { try mayChange() }
-        var record = try existing(inode)
+        var record = isWritable || flags & O_TRUNC != 0 ? try named(inode) : try existing(inode)
         switch record.kind {
         case .file: break
         case .directory: throw .isADirectory
@@ -113,7 +104,7 @@ extension Volume {
             case .success(let bytes): reply(.success(bytes))
             case .failure(let error):
                 let error = FileSystemError(error)
-                if error == .stale { self.distrustName(of: handle.inode) }
+                if error == .stale { self.lister.distrustPath(to: handle.inode) }
                 reply(.failure(error))
             }
         }

@@ -90,7 +90,7 @@ extension Volume {
         let name: FileName
         do throws(FileSystemError) {
             name = try changeable(bytes, parent)
-            if try existing(inode).kind == .directory { throw .notPermitted }
+            if try named(inode).kind == .directory { throw .notPermitted }
         } catch { return reply(.failure(error)) }
         whenNameIsFree(name, in: parent, reply) { [self] in
             answer(reply) { () throws(FileSystemError) in

@@ -259,6 +259,25 @@ enum StoreShape: String, CaseIterable, Sendable {
         }
     }
 
+    @Test(
+        "a directory that somebody else has renamed too, to the same name, is there once",
+        arguments: StoreShape.allCases)
+    func renamedByBoth(shape: StoreShape) throws {
+        let bench = try shape.bench()
+        try bench.makeDirectory("b")
+        try bench.makeDirectory("b/inner")
+        for name in ["b/x", "b/y", "b/inner/z"] { try bench.write(name, name) }
+        #expect(try bench.drain().itemsLeft == 0)
+        bench.synchronizer.stop()
+        try bench.rename("b", to: "c")
+        try bench.memory.move(StorePath("b")!, to: StorePath("c")!)
+        try bench.restart()
+        #expect(try bench.drain().itemsLeft == 0)
+        #expect(bench.statistics.snapshot().errors.allSatisfy { $0.kind == "conflict" })
+        for name in ["x", "y", "inner/z"] { #expect(bench.text("c/\(name)") == "b/\(name)") }
+        #expect(try bench.files().allSatisfy { $0.hasPrefix("c/") })
+    }
+
     @Test("a link of somebody else that is removed before it was looked at is gone from the store, also while in use")
     func unknownLink() throws {
         let bench = try Workbench()

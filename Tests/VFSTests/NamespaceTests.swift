@@ -260,4 +260,55 @@ struct NamespaceTests {
         try rig.close(handle)
         #expect(written.withLock { $0 } == 1)
     }
+
+    @Test("what is written to an open file that others have replaced or removed is kept beside theirs, or in its place")
+    func displaced() throws {
+        let rig = try Rig()
+        for name in ["a", "gone", "folder/inner/deep"] { try rig.put("old", at: name) }
+        let handles = try ["data/a", "data/gone", "data/folder/inner/deep"].map {
+            try rig.open(rig.walk($0).number, O_RDWR)
+        }
+        let reader = try rig.open(rig.walk("data/gone").number)
+        for handle in handles { #expect(try rig.read(handle) == "old") }
+        rig.clock.advance(by: .seconds(200))
+        try rig.put("theirs", at: "a")
+        _ = rig.memory.delete(["gone", "folder/inner/deep", "folder/inner", "folder"].map { StorePath($0)! })
+        #expect(eventually { (try? rig.names()) == ["a"] })
+        #expect(try rig.text("data/a") == "theirs")
+
+        for handle in handles { try rig.write("ours", to: handle) }
+        let copy = try #require(rig.names().first { $0.hasPrefix("a.conflict-") })
+        #expect(try Set(rig.names()) == ["a", copy, "gone", "deep"])
+        for handle in handles + [reader] { try rig.close(handle) }
+        let texts = ["a": "theirs", copy: "ours", "gone": "ours", "deep": "ours"]
+        for (name, text) in texts { #expect(try rig.text("data/" + name) == text) }
+    }
+
+    @Test(
+        "who is about to write to a file that others have just replaced is led to theirs, and what was removed here stays"
+    )
+    func displacedBeforehand() throws {
+        let rig = try Rig()
+        try rig.put("old", at: "a")
+        let old = try rig.lookup("a")
+        // The name is known before the listing has ended, and whoever asks meanwhile joins it.
+        _ = try rig.names()
+        rig.clock.advance(by: .seconds(200))
+        try rig.put("theirs", at: "a")
+        let new = try rig.lookup("a")
+        #expect(new.number != old.number)
+        #expect(error { try rig.open(old.number, O_WRONLY) } == .stale)
+        #expect(error { try rig.open(old.number, O_RDONLY | O_TRUNC) } == .stale)
+        #expect(error { _ = try rig.change(old.number) { $0.size = 1 } } == .stale)
+        #expect(error { _ = try rig.change(old.number) { $0.mode = 0o600 } } == .stale)
+        #expect(error { _ = try rig.link(old.number, "b") } == .stale)
+
+        // What was removed here has no name, and gets none.
+        let handle = try rig.open(new.number, O_RDWR)
+        try rig.unlink("a")
+        try rig.write("nobody's", to: handle)
+        let second = try rig.open(new.number, O_RDWR)
+        for handle in [handle, second] { try rig.close(handle) }
+        #expect(try rig.names() == [])
+    }
 }
