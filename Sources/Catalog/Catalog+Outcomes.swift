@@ -103,23 +103,10 @@ extension Catalog {
     package func conflictWasKept(_ plan: ConflictPlan, as metadata: Metadata) throws(CatalogError) -> [NamespaceChange]
     {
         try write { tables throws(CatalogError) in
-            tables.workEnded(plan.item.value)
-            guard let object = try tables.object(plan.object) else { return [] }
-            if plan.isDirectory {
-                try tables.forgetObjects(below: plan.object)
-                try tables.deleteObject(plan.object)
-            } else {
-                try tables.database.run(
-                    "UPDATE object SET foreign_version = 0, inode = NULL WHERE id = ? AND version IS ?",
-                    .int(plan.object), SQLValue(plan.version?.text))
-            }
             var changes: [NamespaceChange] = []
-            try tables.childrenChanged(below: object.parent)
-            let listing = ListingPlan(
-                directory: plan.directory, path: plan.keepPath, object: object.parent, number: tables.now,
-                begun: tables.workCount)
-            try tables.merge(
-                ListEntry(name: plan.keepAs, metadata: metadata), into: listing, isDefinite: true, &changes)
+            try tables.ending(plan.item) { () throws(CatalogError) in
+                try tables.conflictWasKept(plan, metadata, &changes)
+            }
             return changes
         }
     }
@@ -172,6 +159,33 @@ extension Tables {
         if try place(of: plan.inode) == nil {
             try setPlace(of: plan.inode, to: object)
             try database.run("UPDATE inode SET listed_ns = ? WHERE id = ?", .int(now), .int(plan.inode.row))
+        }
+    }
+
+    fileprivate func conflictWasKept(_ plan: ConflictPlan, _ metadata: Metadata, _ changes: inout [NamespaceChange])
+        throws(CatalogError)
+    {
+        guard let object = try object(plan.object) else { return }
+        if plan.isDirectory {
+            try forgetObjects(below: plan.object)
+            try deleteObject(plan.object)
+        } else {
+            try database.run(
+                "UPDATE object SET foreign_version = 0, inode = NULL WHERE id = ? AND version IS ?",
+                .int(plan.object), SQLValue(plan.version?.text))
+        }
+        try childrenChanged(below: object.parent)
+        // When it was removed here meanwhile, the copy is what keeps it on the store, and is found with it.
+        guard let directory = try inode(plan.directory), directory.links > 0 else { return }
+        let listing = ListingPlan(
+            directory: plan.directory, path: plan.keepPath, object: object.parent, number: now, begun: workCount)
+        try merge(ListEntry(name: plan.keepAs, metadata: metadata), into: listing, isDefinite: true, &changes)
+        // When it was renamed meanwhile, its entries go one by one, and so does this.
+        if try place(of: plan.directory) != object.parent,
+            let copy = try self.object(plan.keepAs, below: object.parent)
+        {
+            try mark(plan.keepAs, in: plan.directory)
+            try markDeletion(of: copy.id)
         }
     }
 

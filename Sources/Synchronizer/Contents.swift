@@ -56,6 +56,9 @@ extension StoreError {
     init(_ error: CacheError, _ inode: InodeID) {
         switch error {
         case .store(let error): self = error
+        // Its content is discarded in a moment.
+        case .catalog(let error) where error.code == .notFound:
+            self.init(.cancelled, "the file was removed (inode \(inode))")
         case .catalog(let error): self.init(error)
         case .system(let number):
             let reason = String(cString: strerror(number))

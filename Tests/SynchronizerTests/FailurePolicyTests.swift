@@ -1,3 +1,5 @@
+import Caching
+import Catalog
 import StoreAPI
 import Testing
 
@@ -24,5 +26,13 @@ import Testing
     @Test("what the store calls transient is never parked", arguments: StoreError.Code.allCases)
     func transient(code: StoreError.Code) {
         if StoreError(code, "").isTransient { #expect(code.failureKind != .park) }
+    }
+
+    @Test("that a file was removed while it was worked on is no fault, whoever finds out")
+    func removedMeanwhile() {
+        for error in [CacheError.discarded, .catalog(CatalogError(.notFound, ""))] {
+            #expect(StoreError(error, InodeID(7)).code == .cancelled)
+        }
+        #expect(StoreError(CacheError.catalog(CatalogError(.corrupt, "")), InodeID(7)).code == .internal)
     }
 }

@@ -1,4 +1,5 @@
 import Catalog
+import Glibc
 import Statistics
 import StoreAPI
 import StoreTesting
@@ -276,6 +277,40 @@ enum StoreShape: String, CaseIterable, Sendable {
         #expect(bench.statistics.snapshot().errors.allSatisfy { $0.kind == "conflict" })
         for name in ["x", "y", "inner/z"] { #expect(bench.text("c/\(name)") == "b/\(name)") }
         #expect(try bench.files().allSatisfy { $0.hasPrefix("c/") })
+    }
+
+    @Test("what somebody else has put where a file of a directory belongs that is being renamed moves with it")
+    func conflictWhileRenaming() throws {
+        let bench = try StoreShape.nothing.bench()
+        try bench.makeDirectory("b")
+        try bench.write("b/y", "base")
+        #expect(try bench.drain().itemsLeft == 0)
+        bench.synchronizer.stop()
+        try bench.writeForeign("b/y", "theirs, longer")
+        try bench.write("b/y", "ours")
+        let isRenamed = Lock(false)
+        let restarted = Monitor<Catalog?>(nil)
+        bench.store.beforePut { [memory = bench.memory] path, _ in
+            guard path.name?.description.contains(".conflict-") == true,
+                !isRenamed.withLock({ isDone in
+                    defer { isDone = true }
+                    return isDone
+                })
+            else { return }
+            #expect(throws: Never.self) {
+                let catalog = try #require(restarted.wait(until: .now + .seconds(60)) { $0 })
+                _ = try catalog.rename(FileName("b")!, in: .root, to: FileName("c")!, in: .root, .replace)
+            }
+            // Until its entries have begun to leave.
+            for _ in 0..<5000 where (try? memory.metadata(of: StorePath("c")!)) == nil { usleep(1000) }
+            usleep(200_000)
+        }
+        try bench.restart()
+        restarted.update { $0 = bench.catalog }
+        #expect(try bench.drain().itemsLeft == 0)
+        let files = try bench.files()
+        #expect(files.allSatisfy { $0.hasPrefix("c/y") }, "\(files)")
+        #expect(Set(files.compactMap { bench.text($0) }) == ["ours", "theirs, longer"])
     }
 
     @Test("a link of somebody else that is removed before it was looked at is gone from the store, also while in use")
