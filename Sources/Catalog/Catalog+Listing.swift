@@ -559,7 +559,8 @@ extension Tables {
         changes.append(.entry(parent: listing.directory, name: entry.name, inode: nil))
     }
 
-    fileprivate func question(_ inode: InodeID) throws(CatalogError) -> ContentQuestion? {
+    /// What to ask the store about a file of which a listing has not told all; nil: all is known.
+    func question(_ inode: InodeID) throws(CatalogError) -> ContentQuestion? {
         try database.first(
             """
             SELECT o.id, o.version, o.size_bytes FROM inode i JOIN object o ON o.id = i.object

@@ -56,7 +56,7 @@ extension Tables {
         var work = Work(begun: workCount)
         switch step {
         case .done, .blocked, .busy: return nil
-        case .list, .fetch: break
+        case .list, .fetch, .learn: break
         case .upload(let plan):
             work.places = [Place(plan.placement)]
             work.uploaded = plan.placement.inode
@@ -346,8 +346,15 @@ private struct Planner {
         return slot
     }
 
+    /// Whether the store has attributes of it that are not known here.
+    private func mustLearn(_ inode: InodeRecord) throws(CatalogError) -> Bool {
+        guard !inode.attributesAreKnown, tables.capabilities.contains(.attributes) else { return false }
+        return try tables.question(inode.id) != nil
+    }
+
     private func makeDirectory(_ inode: InodeRecord, _ slot: Slot) throws(CatalogError) -> SyncStep {
-        .createDirectory(
+        if try mustLearn(inode) { return .learn(inode.id) }
+        return .createDirectory(
             DirectoryPlan(
                 item: item, revision: row.revision, inode: inode.id, target: slot.path,
                 attributes: try tables.storeAttributes(of: inode),
@@ -480,7 +487,8 @@ private struct Planner {
         }
         // What is no file and known here needs no other place, and so keeps nothing from taking that place: while it is
         // copied, something else may come there.
-        if tables.capabilities.contains(.serverSideCopy), inode.kind == .file || !inode.attributesAreKnown {
+        if try mustLearn(inode) { return .learn(inode.id) }
+        if tables.capabilities.contains(.serverSideCopy), inode.kind == .file {
             return .copy(
                 CopyPlan(
                     placement: placement(of: inode, slot, generations), source: source, sourceVersion: object.version,
@@ -507,6 +515,7 @@ private struct Planner {
         _ inode: InodeRecord, _ slot: Slot, _ generations: (content: Int64, attributes: Int64),
         _ condition: WriteCondition
     ) throws(CatalogError) -> SyncStep {
+        if try mustLearn(inode) { return .learn(inode.id) }
         let attributes = try tables.storeAttributes(of: inode, at: slot.path)
         let body = inode.kind == .file ? nil : inode.target ?? []
         return .upload(
@@ -529,7 +538,8 @@ private struct Planner {
 
     private func setAttributes(_ inode: InodeRecord, _ slot: Slot, _ object: ObjectRow) throws(CatalogError) -> SyncStep
     {
-        .setAttributes(
+        if try mustLearn(inode) { return .learn(inode.id) }
+        return .setAttributes(
             AttributesPlan(
                 item: item, revision: row.revision, inode: inode.id, path: slot.path, version: object.version,
                 attributes: try tables.storeAttributes(of: inode, at: slot.path),

@@ -342,6 +342,9 @@ package enum SyncStep: Sendable {
     /// Bring all bytes of `inode` into the cache first and have them kept there, with ``Catalog/pinContent(of:)``,
     /// because the object that has them is in the way; then ask again.
     case fetch(InodeID)
+    /// Ask the store for the attributes of `inode` first (``Catalog/unknownAttributes(of:)``), then ask again: what is
+    /// not known would be lost where the file is written anew.
+    case learn(InodeID)
     /// Something else has to be done first; ask again after it, or a moment later.
     case blocked(by: PendingID?)
     /// Another worker is changing what this is about; ask again when ``Catalog/stepEnded(_:)`` names this row.

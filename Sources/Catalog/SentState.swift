@@ -87,7 +87,7 @@ extension Tables {
                 Sent(
                     place: Place(parent: object.parent, name: name), inode: plan.inode,
                     contentGeneration: object.contentGeneration, attributeGeneration: plan.attributeGeneration))
-        case .done, .createDirectory, .settle, .delete, .keepConflict, .list, .fetch, .blocked, .busy: break
+        case .done, .createDirectory, .settle, .delete, .keepConflict, .list, .fetch, .learn, .blocked, .busy: break
         }
     }
 

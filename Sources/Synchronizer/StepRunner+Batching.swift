@@ -115,7 +115,7 @@ extension StepRunner {
         case .copy(let plan): try copy(plan)
         case .createDirectory(let plan): createDirectory(plan)
         case .move(let plan): try move(plan)
-        case .done, .blocked, .busy, .settle, .delete, .keepConflict, .list, .fetch: nil
+        case .done, .blocked, .busy, .settle, .delete, .keepConflict, .list, .fetch, .learn: nil
         }
     }
 

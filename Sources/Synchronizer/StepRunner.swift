@@ -158,6 +158,7 @@ struct StepRunner: Sendable {
         case .keepConflict(let plan): try keepConflict(plan)
         case .list(let directory): try list(directory, for: row.id)
         case .fetch(let inode): try fetch(inode, for: row.id)
+        case .learn(let inode): try learn(inode, for: row.id)
         }
         return .goOn
     }
@@ -302,6 +303,11 @@ struct StepRunner: Sendable {
             return true
         case .directoryNotEmpty, .alreadyExists, .notADirectory, .isADirectory:
             try catalog { () throws(CatalogError) in try journal.moveWasNotDone(plan) }
+            try lookAgain(at: plan.target, by: plan.item)
+            return false
+        case .preconditionFailed:
+            // One of the two has changed.
+            try wasNotDone(plan, try found(at: plan.source))
             try lookAgain(at: plan.target, by: plan.item)
             return false
         default: throw error
@@ -509,7 +515,7 @@ struct StepRunner: Sendable {
 
 /// The kinds of step that ask something of the store.
 fileprivate enum StepKind: Hashable, CustomStringConvertible {
-    case upload, setAttributes, copy, createDirectory, move, settle, delete, keepConflict, list, fetch
+    case upload, setAttributes, copy, createDirectory, move, settle, delete, keepConflict, list, fetch, learn
 
     init?(_ step: SyncStep) {
         switch step {
@@ -524,6 +530,7 @@ fileprivate enum StepKind: Hashable, CustomStringConvertible {
         case .keepConflict: self = .keepConflict
         case .list: self = .list
         case .fetch: self = .fetch
+        case .learn: self = .learn
         }
     }
 
@@ -539,6 +546,7 @@ fileprivate enum StepKind: Hashable, CustomStringConvertible {
         case .keepConflict: "a conflict copy"
         case .list: "a listing"
         case .fetch: "a download"
+        case .learn: "a question for its attributes"
         }
     }
 }

@@ -783,6 +783,12 @@ final class World {
             let metadata = put(plan.keepPath.description, content)
             return { _ = try catalog.conflictWasKept(plan, as: metadata) }
         case .list(let directory): return { try self.list(directory) }
+        case .learn(let inode):
+            guard let question = try catalog.unknownAttributes(of: inode) else { return {} }
+            guard let there = found(question.path) else {
+                return { _ = try catalog.foundOnStore(nil, at: question.path, by: item.id) }
+            }
+            return { _ = try catalog.learnAttributes(there, target: nil, of: question) }
         case .fetch(let inode):
             let found = try bytes(of: inode)
             // The file may be gone meanwhile, or its source be under way: then the step is planned again.

@@ -184,6 +184,31 @@ def test_what_an_empty_cache_finds(name, kind, request, mounts, s3_server):
     assert found == {what: name in keepers or kind == "chunk" for what, (_, _, keepers) in TABLE.items()}
 
 
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("kind", ["object", "chunk"])
+@pytest.mark.parametrize("name", sorted(KEEPERS))
+def test_what_is_renamed_before_it_was_looked_at_is_all_there(name, kind, request, mounts, s3_server):
+    """Directories are renamed by who has never seen what is in them: their entries have to be read to be moved."""
+    if os.getuid() != 0:
+        pytest.skip("needs root: makes a device and gives files away")
+    store = request.getfixturevalue("local") if name == "local" else s3_server(name)
+    first = mounts(store, cache=600, type=kind).start()
+    for index, (make, _, _) in enumerate(TABLE.values()):
+        (first.data / "folder" / f"d{index}").mkdir(parents=True)
+        make(first.data / "folder" / f"d{index}")
+    first.stop()
+    second = mounts(store).start()
+    (second.data / "folder").rename(second.data / "renamed")
+    second.stop()
+    third = mounts(store).start()
+    lost = {what for index, (what, (_, has, _)) in enumerate(TABLE.items())
+            if not has(third.data / "renamed" / f"d{index}")}
+    third.stop()
+    expected = {what for what, (_, _, keepers) in TABLE.items() if name not in keepers and kind == "object"}
+    # What an object says of other names counts at its own path only.
+    assert lost - {"that two names are one file"} == expected
+
+
 @pytest.mark.parametrize("name", ["local", "radosgw", "moto", "swift", "rclone"])
 def test_opening_a_file_that_was_replaced_gives_the_new_one(name, request, mounts, s3_server):
     """Although the listing that shows the old one is still trusted."""
