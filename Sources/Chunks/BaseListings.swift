@@ -81,6 +81,13 @@ final class BaseListings: Sendable {
         return try ask(path)
     }
 
+    /// What the store says lies at `path`, asked now whatever is known, and remembered.
+    func askAnew(_ path: StorePath) throws(StoreError) -> Metadata? {
+        let found = try ask(path)
+        note(found, at: path)
+        return found
+    }
+
     private func ask(_ path: StorePath) throws(StoreError) -> Metadata? {
         do throws(StoreError) { return try store.metadata(of: path) } catch {
             switch error.code {

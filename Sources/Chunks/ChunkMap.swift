@@ -263,6 +263,13 @@ final class ChunkMap {
         }
     }
 
+    /// When a chunk was made, by its maker's clock.
+    func created(_ sequence: Int64) throws(ChunkMapError) -> Timestamp? {
+        try database.first("SELECT created_ns FROM chunk WHERE sequence = ?", .int(sequence)) {
+            Timestamp(nanoseconds: $0.int(0))
+        }
+    }
+
     /// The chunk behind this one that is still there.
     func chunk(after sequence: Int64) throws(ChunkMapError) -> ChunkRecord? {
         try database.first(

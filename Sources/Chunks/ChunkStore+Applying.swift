@@ -34,8 +34,8 @@ final class Job {
 
     enum Task {
         case change(StoreChange)
-        /// Takes away the member at a path where a plain object was put: see ``ChunkStore/uncover(_:replacing:_:_:)``.
-        case uncover(StorePath, replacing: Version?)
+        /// Takes away the member at a path where a plain object hides it: see ``ChunkStore/uncover(_:_:)``.
+        case uncover(StorePath)
     }
 
     let task: Task
@@ -79,7 +79,7 @@ extension ChunkStore {
             while position < jobs.count || plainPuts.hasHidden {
                 try refreshIfStale()
                 // First: the changes that follow may take the place of what is hidden.
-                jobs.insert(contentsOf: plainPuts.takeHidden().map { Job(.uncover($0, replacing: $1)) }, at: position)
+                jobs.insert(contentsOf: plainPuts.takeHidden().map { Job(.uncover($0)) }, at: position)
                 if let end = try pack(jobs, from: position) { (position, turns) = (end, 0) } else { turns += 1 }
                 guard turns < Self.mostTurns else {
                     throw StoreError(.unavailable, "other machines were faster \(turns) times")
@@ -96,9 +96,7 @@ extension ChunkStore {
             for request in requests { request.failure = error }
         }
         for job in jobs {
-            if case .uncover(let path, replacing: let version) = job.task, case .failure = job.result {
-                plainPuts.postpone(path, replacing: version)
-            }
+            if case .uncover(let path) = job.task, case .failure = job.result { plainPuts.postpone(path) }
         }
         for request in requests {
             if let work = request.work { request.freed = Result(catching: work) }

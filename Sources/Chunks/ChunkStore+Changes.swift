@@ -4,15 +4,17 @@ import Threading
 extension ChunkStore {
     /// Carries out one change: what concerns plain objects at once, the rest on the draft.
     ///
-    /// Nothing of the draft is different when it throws, but for directories above the path.
+    /// Nothing of the draft is different when it throws, but for directories above the path, and that what was hidden
+    /// at the path is not any more.
     func carryOut(_ job: Job, on draft: inout Draft) throws(StoreError) {
         switch job.task {
-        case .uncover(let path, replacing: let version): try uncover(path, replacing: version, job, &draft)
+        case .uncover(let path): try uncover(path, &draft)
         case .change(let change): try carryOut(change, job, &draft)
         }
     }
 
     private func carryOut(_ change: StoreChange, _ job: Job, _ draft: inout Draft) throws(StoreError) {
+        if !job.wasDoneBelow { for path in change.takenPaths { try uncover(path, &draft) } }
         switch change {
         case .put(let body, at: let path, let options): try put(body, path, options, job, &draft)
         case .createDirectory(let path, let attributes): try makeDirectory(path, attributes, job, &draft)
@@ -277,13 +279,17 @@ extension ChunkStore {
             }
         }
         if moved.kind == .directory {
-            try moveDirectory(source, path, packed, object, job, &draft)
+            try moveDirectory(source, path, condition, packed, object, job, &draft)
             return
         }
         if case .plain = seen {
             try draft.expectSettled(path)
-            let plainMove = Draft.PlainMove(source: source, target: path, metadata: object!, job: job)
-            guard packed != nil || there != nil else { return try carryOut(plainMove) }
+            let plainMove = Draft.PlainMove(
+                source: source, target: path, condition: condition, metadata: object!, replaced: there?.node.version,
+                job: job)
+            guard packed != nil || there != nil || draft.isTouched(source) || draft.isTouched(path) else {
+                return try carryOut(plainMove)
+            }
             // An older member must not show up again when what hides it goes, and the chunk perhaps never comes.
             if packed != nil { draft.remove(source) }
             if there != nil { draft.remove(path) }
@@ -307,10 +313,22 @@ extension ChunkStore {
     }
 
     func carryOut(_ move: Draft.PlainMove) throws(StoreError) {
+        var move = move
+        try expectStillAbsent(move.target, move.condition)
+        if let replaced = move.replaced, base.capabilities.contains(.extendedAttributes) {
+            move.metadata = try base.setAttributes(Attributes(replaces: replaced.text), at: move.source, ifVersion: nil)
+        }
         try base.move(move.source, to: move.target)
         plain.note(nil, at: move.source)
         plain.note(move.metadata, at: move.target)
+        plainPuts.note(move.metadata.version, at: move.target, replacing: move.replaced)
         move.job.wasDoneBelow = true
+    }
+
+    /// Stores move onto whatever is there, and what is known of that may be outdated.
+    private func expectStillAbsent(_ path: StorePath, _ condition: WriteCondition) throws(StoreError) {
+        guard condition == .ifAbsent, try plain.askAnew(path) != nil else { return }
+        throw StoreError(.preconditionFailed, "'\(path)' is there already", path: path)
     }
 
     /// The second part of a move whose plain objects have gone already.
@@ -319,7 +337,7 @@ extension ChunkStore {
     ) throws(StoreError) {
         guard let packed = try draft.node(at: source) else { return }
         if packed.node.kind == .directory {
-            try moveDirectory(source, path, packed, nil, job, &draft)
+            try moveDirectory(source, path, .always, packed, nil, job, &draft)
         } else {
             draft.remove(source)
             if try draft.node(at: path) != nil { draft.remove(path) }
@@ -327,11 +345,11 @@ extension ChunkStore {
     }
 
     private func moveDirectory(
-        _ source: StorePath, _ path: StorePath, _ packed: DraftNode?, _ object: Metadata?, _ job: Job,
-        _ draft: inout Draft
+        _ source: StorePath, _ path: StorePath, _ condition: WriteCondition, _ packed: DraftNode?,
+        _ object: Metadata?, _ job: Job, _ draft: inout Draft
     ) throws(StoreError) {
         func target(_ old: StorePath) -> StorePath { StorePath(path.bytes + old.bytes.dropFirst(source.bytes.count))! }
-        let below = try draft.descendants(of: source)
+        var below = try draft.descendants(of: source)
         guard path.canBePacked || packed == nil else {
             throw StoreError(.unsupported, "'\(path)' cannot hold what is in chunks", path: path)
         }
@@ -351,8 +369,11 @@ extension ChunkStore {
                 }
                 try deletePlain(source)
             } else {
-                // What members hide is to be deleted, not to show up in another place.
+                try expectStillAbsent(path, condition)
+                // What members hide is to be deleted, not to show up in another place; what hides them likewise.
                 for (old, node) in below where node.node.replaces != nil { try deleteHidden(old, node.node.replaces!) }
+                for (old, _) in below { try uncover(old, &draft) }
+                below = try draft.descendants(of: source)
                 try base.move(source, to: path)
                 job.wasDoneBelow = true
                 plain.forget(source)
@@ -397,7 +418,12 @@ extension ChunkStore {
         guard case .packed(let node) = seen else {
             var below = options
             below.condition = self.below(options.condition, plainThere)
+            if let replaced = there?.node.version {
+                if below.attributes == nil { below.attributes = try base.metadata(of: source).attributes }
+                below.attributes?.replaces = replaced.text
+            }
             let metadata = try base.copy(source, to: path, below)
+            plainPuts.note(metadata.version, at: path, replacing: there?.node.version)
             placePlain(metadata, path, job, &draft)
             if there != nil { draft.remove(path) }
             return
@@ -487,5 +513,16 @@ extension ChunkStore {
             cursor = page.next
         } while cursor != nil
         return false
+    }
+}
+
+extension StoreChange {
+    /// Where it takes something away, or the place of something.
+    fileprivate var takenPaths: [StorePath] {
+        switch self {
+        case .put(_, at: let path, _), .copy(_, to: let path, _), .delete(let path, ifVersion: _): [path]
+        case .move(let source, to: let path, ifVersion: _, condition: _): [source, path]
+        case .createDirectory, .setAttributes: []
+        }
     }
 }

@@ -1,8 +1,9 @@
 import StoreAPI
 import Threading
 
-/// The plain objects that were put here lately, and where others have packed a file at the same path without knowing of
-/// it: what each machine knows of the store's own objects is as old as it trusts them.
+/// The plain objects that were put here lately, and members that plain objects hide and that are perhaps nobody's loss:
+/// somebody has packed a file without knowing of the object, or put the object without knowing of the file, since what
+/// each machine knows of the store's own objects is as old as it trusts them.
 ///
 /// Locks: one, a leaf.
 final class PlainPuts: Sendable {
@@ -16,14 +17,14 @@ final class PlainPuts: Sendable {
     private struct State {
         var puts: [StorePath: Put] = [:]
         var sweepAt = 1_000
-        /// Paths of members to be uncovered, with the version of what the object was put in the place of.
-        var hidden: [StorePath: Version?] = [:]
+        /// Paths of members to be uncovered.
+        var hidden: Set<StorePath> = []
         /// Those of them with which that has failed.
-        var postponed: [StorePath: Version?] = [:]
+        var postponed: Set<StorePath> = []
     }
 
     /// Longer than anybody is likely to trust what it knows.
-    private static let lifetime = Duration.seconds(3_600)
+    static let lifetime = Duration.seconds(3_600)
 
     private let clock: any Clock
     private let state = Lock(State())
@@ -40,6 +41,16 @@ final class PlainPuts: Sendable {
         }
     }
 
+    /// The version of the member that the object at a path was put in the place of, which may be none.
+    ///
+    /// - Returns: nil: it was not put here, as far as is remembered.
+    func replaced(by version: Version?, at path: StorePath) -> Version?? {
+        state.withLock { state in
+            guard let put = state.puts[path], put.version == version else { return nil }
+            return .some(put.replaced)
+        }
+    }
+
     /// Finds out whether a chunk has a member that one of the objects hides, and whose maker did not mean that.
     func compare(with chunk: ChunkIndex) {
         state.withLock { state in
@@ -48,31 +59,32 @@ final class PlainPuts: Sendable {
                 guard let put = state.puts[member.path], member.replaces == nil || member.replaces != put.version,
                     member.version == nil || member.version != put.replaced
                 else { continue }
-                state.hidden[member.path] = .some(put.replaced)
+                state.hidden.insert(member.path)
             }
         }
     }
+
+    /// Whoever lists has seen that objects hide members at these paths.
+    func noteHidden(_ paths: [StorePath]) { state.withLock { $0.hidden.formUnion(paths) } }
 
     /// Whether there is a member to be uncovered.
     var hasHidden: Bool { state.withLock { !$0.hidden.isEmpty } }
 
     /// The paths of members to be uncovered, each once.
-    func takeHidden() -> [StorePath: Version?] {
+    func takeHidden() -> Set<StorePath> {
         state.withLock { state in
-            defer { state.hidden = [:] }
+            defer { state.hidden = [] }
             return state.hidden
         }
     }
 
     /// It has failed: to be tried again when the store is asked for news the next time.
-    func postpone(_ path: StorePath, replacing version: Version?) {
-        state.withLock { $0.postponed[path] = .some(version) }
-    }
+    func postpone(_ path: StorePath) { state.withLock { _ = $0.postponed.insert(path) } }
 
     func newsWereTaken() {
         state.withLock { state in
-            state.hidden.merge(state.postponed) { now, _ in now }
-            state.postponed = [:]
+            state.hidden.formUnion(state.postponed)
+            state.postponed = []
         }
     }
 }
@@ -96,14 +108,23 @@ extension ChunkStore {
             throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
         }
         try check(options.condition, seen, path)
+        // One that the object there hides was not seen by who asks for this, and perhaps by nobody.
+        var replaced = packed?.version
+        if case .plain = seen, let packed, let object, try isStray(packed, beside: object, at: path) { replaced = nil }
         var below = options
         below.condition = self.below(options.condition, object)
-        let metadata = try base.put(try withoutMembers(body), at: path, below)
+        below.attributes.replaces = replaced?.text
+        let metadata: Metadata
+        do throws(StoreError) { metadata = try base.put(try withoutMembers(body), at: path, below) } catch {
+            // What was known of the path is outdated: who asks next is to hear what is there.
+            if error.code == .preconditionFailed { _ = try plain.askAnew(path) }
+            throw error
+        }
         plain.note(metadata, at: path)
-        plainPuts.note(metadata.version, at: path, replacing: packed?.version)
+        plainPuts.note(metadata.version, at: path, replacing: replaced)
         if try node(at: path) != nil {
             // The object counts from now on, whether the chunk gets to the store that takes the member away or not.
-            perform(ChangeRequest([.uncover(path, replacing: packed?.version)]))
+            perform(ChangeRequest([.uncover(path)]))
         }
         return metadata
     }
@@ -135,23 +156,40 @@ extension ChunkStore {
         perform(ChangeRequest([]))
     }
 
-    /// Takes away the member at a path where a plain object was put, since that counts.
-    ///
-    /// - Parameter replaced: What the object was put in the place of. Another version is of somebody who did not know of
-    ///   the object, nor its maker of it: it is kept under another name.
-    func uncover(_ path: StorePath, replacing replaced: Version?, _ job: Job, _ draft: inout Draft) throws(StoreError) {
-        guard var packed = try draft.node(at: path), packed.node.kind != .directory,
-            let object = try plain.metadata(of: path), object.kind != .directory,
+    /// Takes away the member at a path where a plain object hides it, since that counts: keeps it under another name if
+    /// perhaps nobody has ever seen it.
+    func uncover(_ path: StorePath, _ draft: inout Draft) throws(StoreError) {
+        guard draft.deletions[path] == nil, let packed = try draft.node(at: path), packed.node.kind != .directory,
+            try plain.entry(at: path) != nil, let object = try plain.metadata(of: path), object.kind != .directory,
             packed.node.replaces == nil || packed.node.replaces != object.version
         else { return }
-        if replaced == nil || packed.node.version != replaced {
-            let kept = try conflictName(for: path, packed.node, &draft)
-            try draft.expectKind(false, at: kept)
-            packed.node.replaces = nil
-            draft.set(packed, at: kept)
-        }
+        if try isStray(packed.node, beside: object, at: path) { try keep(packed, from: path, &draft) }
         draft.remove(path)
-        job.outcome = .nothing
+    }
+
+    /// Whether a member that a plain object hides may have been packed by somebody who did not know of the object, nor
+    /// its maker of the member: an object that was put in the place of one says so. Of what other tools have put, and on
+    /// stores that keep no attributes, that is told by the times.
+    private func isStray(_ node: PackedNode, beside object: Metadata, at path: StorePath) throws(StoreError) -> Bool {
+        guard let version = node.version else { return true }
+        if let replaced = plainPuts.replaced(by: object.version, at: path) { return replaced != version }
+        var replaced = object.attributes?.replaces
+        if object.attributes == nil {
+            do throws(StoreError) { replaced = try base.metadata(of: path).attributes?.replaces } catch {
+                guard error.code == .notFound else { throw error }
+            }
+        }
+        if let replaced { return replaced != version.text }
+        let made = try map.use { map throws(ChunkMapError) in try map.created(node.defined) } ?? clock.calendar
+        return made.nanoseconds > object.modified.nanoseconds - PlainPuts.lifetime.nanoseconds
+    }
+
+    private func keep(_ packed: DraftNode, from path: StorePath, _ draft: inout Draft) throws(StoreError) {
+        var packed = packed
+        let kept = try conflictName(for: path, packed.node, &draft)
+        try draft.expectKind(false, at: kept)
+        packed.node.replaces = nil
+        draft.set(packed, at: kept)
     }
 
     private func conflictName(for path: StorePath, _ node: PackedNode, _ draft: inout Draft) throws(StoreError)

@@ -64,6 +64,8 @@ package final class ChunkStore: Store {
         var isMakingSnapshot = false
         var snapshotThread: WorkerThread?
         var isShutDown = false
+        /// Something was changed through this store: what is to be put in order is its affair, too.
+        var isUsedForChanges = false
     }
 
     let base: any Store
@@ -194,6 +196,7 @@ package final class ChunkStore: Store {
     package func apply(_ changes: [StoreChange]) -> [Result<Metadata?, StoreError>] {
         guard !changes.isEmpty else { return [] }
         if isPassive { return base.apply(changes) }
+        state.withLock { $0.isUsedForChanges = true }
         var results: [Result<Metadata?, StoreError>] = []
         var rest = changes[...]
         while let change = rest.first {
@@ -315,14 +318,24 @@ extension ChunkStore {
                 let own = try plain.page(of: directory, after: place.position.map { ListCursor($0) })
             {
                 page.refusedNames = own.refusedNames
-                try map.use { map throws(ChunkMapError) in
+                let hidden = try map.use { map throws(ChunkMapError) in
                     let id = try map.id(of: directory)
+                    var hidden: [StorePath] = []
                     for entry in own.entries {
                         let member = try id.flatMap { id throws(ChunkMapError) in try map.node(entry.name, in: id) }
                         if member != nil { place.shown.insert(entry.name) }
-                        let seen = Overlay(packed: member, plain: entry.metadata).metadata!
-                        page.entries.append(ListEntry(name: entry.name, metadata: seen))
+                        let seen = Overlay(packed: member, plain: entry.metadata)
+                        page.entries.append(ListEntry(name: entry.name, metadata: seen.metadata!))
+                        if case .plain = seen, let member, member.kind != .directory, entry.metadata.kind != .directory
+                        {
+                            hidden.append(directory.appending(entry.name))
+                        }
                     }
+                    return hidden
+                }
+                if !hidden.isEmpty, state.withLock({ $0.isUsedForChanges }) {
+                    plainPuts.noteHidden(hidden)
+                    try lookForNews()
                 }
                 if let next = own.next {
                     place.position = next.text

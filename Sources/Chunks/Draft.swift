@@ -41,7 +41,10 @@ struct Draft {
     struct PlainMove {
         var source: StorePath
         var target: StorePath
+        var condition: WriteCondition
         var metadata: Metadata
+        /// The member that was at the target.
+        var replaced: Version?
         var job: Job
     }
 
@@ -82,6 +85,8 @@ struct Draft {
         touch(path)
         replaced[path] = nil
     }
+
+    func isTouched(_ path: StorePath) -> Bool { turns[path] != nil }
 
     private mutating func touch(_ path: StorePath) {
         turn += 1

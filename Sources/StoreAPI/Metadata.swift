@@ -29,11 +29,14 @@ public struct Attributes: Hashable, Sendable {
     /// Of a file with several names: tells which objects are this file. Letters, digits and "-", at most 64; what it says
     /// is nothing to a store, which keeps it where it keeps extended attributes, and leaves it as it is where it is nil.
     public var identity: String?
+    /// Of an object that was put in the place of a file in a chunk, which it hides: that file's version. Kept as
+    /// ``identity`` is.
+    public var replaces: String?
 
     public init(
         mode: UInt32? = nil, uid: UInt32? = nil, gid: UInt32? = nil, accessed: Timestamp? = nil,
         modified: Timestamp? = nil, changed: Timestamp? = nil, device: UInt64? = nil,
-        extended: [String: [UInt8]]? = nil, identity: String? = nil
+        extended: [String: [UInt8]]? = nil, identity: String? = nil, replaces: String? = nil
     ) {
         self.mode = mode
         self.uid = uid
@@ -44,6 +47,7 @@ public struct Attributes: Hashable, Sendable {
         self.device = device
         self.extended = extended
         self.identity = identity
+        self.replaces = replaces
     }
 }
 
@@ -133,6 +137,6 @@ extension Attributes {
             mode: other.mode ?? mode, uid: other.uid ?? uid, gid: other.gid ?? gid,
             accessed: other.accessed ?? accessed, modified: other.modified ?? modified,
             changed: other.changed ?? changed, device: other.device ?? device, extended: other.extended ?? extended,
-            identity: other.identity ?? identity)
+            identity: other.identity ?? identity, replaces: other.replaces ?? replaces)
     }
 }

@@ -142,6 +142,25 @@ extension StoreContract {
             try store.write([3], at: path, PutOptions(attributes: Attributes(mode: 0o600, identity: identity)))
             try requireEqual(store.metadata(of: path).attributes?.identity, identity, "the identity that was put")
         },
+        StoreClause("what an object says that it replaces comes back", requires: .extendedAttributes) {
+            store, scratch in
+            // A store that packs has its own use for it.
+            guard !store.capabilities.contains(.formerVersions) else { return }
+            let path = scratch / "object"
+            try store.write([1], at: path, PutOptions(attributes: Attributes(mode: 0o644)))
+            _ = try store.setAttributes(Attributes(replaces: "7-1"), at: path, ifVersion: nil)
+            let identity = "0123456789abcdef0123456789abcdef-0123456789abcdef"
+            _ = try store.setAttributes(
+                Attributes(mode: 0o600, extended: [:], identity: identity), at: path, ifVersion: nil)
+            let found = try store.metadata(of: path).attributes
+            try requireEqual(found?.replaces, "7-1", "what it replaces, after other attributes were changed")
+            try requireEqual(found?.identity, identity, "the identity beside it")
+            try requireEqual(found?.extended ?? [:], [:], "the extended attributes")
+            try store.write([2], at: path, PutOptions(attributes: Attributes(mode: 0o600)))
+            try requireEqual(store.metadata(of: path).attributes?.replaces, nil, "that of what was written since")
+            try store.write([3], at: path, PutOptions(attributes: Attributes(mode: 0o600, replaces: "8-1")))
+            try requireEqual(store.metadata(of: path).attributes?.replaces, "8-1", "what was put with the bytes")
+        },
         StoreClause("the first write after another keeps nothing of its attributes", requires: .attributes) {
             store, scratch in
             let path = scratch / "object"

@@ -109,8 +109,9 @@ struct LocalStatus: Hashable {
 /// Extended attributes of the `user.` namespace; the others are the host's own affair.
 enum LocalExtendedAttributes {
     private static let prefix = "user."
-    /// Under this name is ``Attributes/identity``.
+    /// Under these names are ``Attributes/identity`` and ``Attributes/replaces``.
     static let identity = "user.cloudfusion.identity"
+    static let replaces = "user.cloudfusion.replaces"
 
     /// Those of a file that a ``LocalFile/magicLink`` leads to.
     ///
@@ -131,14 +132,16 @@ enum LocalExtendedAttributes {
         return found
     }
 
-    /// Gives a file just these extended attributes, and takes away what else it has; nil leaves them as they are, and the
-    /// identity.
+    /// Gives a file just these extended attributes, and takes away what else it has; nil leaves them as they are. What
+    /// is the program's own stays where nothing else is said of it.
     ///
     /// - Returns: Whether it was done; else `errno` says why not.
     static func write(_ attributes: Attributes, to path: String) -> Bool {
         guard let old = read(path) else { return false }
         var wanted = attributes.extended ?? old
-        wanted[identity] = attributes.identity.map { Array($0.utf8) } ?? old[identity]
+        for (name, value) in [(identity, attributes.identity), (replaces, attributes.replaces)] {
+            wanted[name] = value.map { Array($0.utf8) } ?? old[name]
+        }
         for (name, value) in wanted where name.hasPrefix(prefix) && old[name] != value {
             guard setxattr(path, name, value, value.count, 0) == 0 else { return false }
         }

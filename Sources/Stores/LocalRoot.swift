@@ -226,14 +226,18 @@ extension LocalRoot {
 
     func metadata(_ status: LocalStatus, _ extended: [String: [UInt8]]?) -> Metadata {
         var extended = extended
-        let identity = extended?.removeValue(forKey: LocalExtendedAttributes.identity)
+        func own(_ name: String) -> String? {
+            extended?.removeValue(forKey: name).map { String(decoding: $0, as: UTF8.self) }
+        }
+        let identity = own(LocalExtendedAttributes.identity)
+        let replaces = own(LocalExtendedAttributes.replaces)
         return Metadata(
             kind: status.kind, size: status.size, modified: status.modified, version: version(status),
             attributes: Attributes(
                 mode: status.mode, uid: status.uid, gid: status.gid, accessed: status.accessed,
                 modified: status.modified, changed: status.changed,
                 device: status.kind == .characterDevice || status.kind == .blockDevice ? status.device : nil,
-                extended: extended, identity: identity.map { String(decoding: $0, as: UTF8.self) }))
+                extended: extended, identity: identity, replaces: replaces))
     }
 
     /// What an open file is now, its extended attributes included.
@@ -267,7 +271,8 @@ extension LocalRoot {
         if let mode = attributes.mode, status.kind != .symbolicLink, chmod(file.magicLink, mode_t(mode & 0o7777)) != 0 {
             throw StoreError(errno: errno, "changing the mode of", path)
         }
-        if attributes.extended != nil || attributes.identity != nil, features.contains(.extendedAttributes),
+        let hasExtended = attributes.extended != nil || attributes.identity != nil || attributes.replaces != nil
+        if hasExtended, features.contains(.extendedAttributes),
             status.kind == .file || status.kind == .directory,
             !LocalExtendedAttributes.write(attributes, to: file.magicLink)
         {

@@ -7,7 +7,7 @@ package import Threading
 /// Written: `mode` in octal with type bits and a leading zero ("0100644": s3fs reads numbers as `strtoll` with base
 /// 0 does, rclone takes octal), `uid`, `gid`, `mtime`, `atime`, `ctime` in seconds with nine decimals (s3fs takes what
 /// follows the point for nanoseconds), `rdev` in hexadecimal as rclone does, `xattr` in the form of s3fs: a JSON object
-/// of Base64 values, percent-encoded, and `identity`, which is of this program alone.
+/// of Base64 values, percent-encoded, and `identity` and `replaces`, which are of this program alone.
 /// Read: these, s3fs's decimal `mode`, rclone's octal without the leading zero, and RFC 3339 times.
 ///
 /// Sources: s3fs 1.90 (tried: it shows such modes, times and owners), `src/metaheader.cpp`; rclone's documentation of
@@ -48,6 +48,7 @@ package enum POSIXMetadata {
             values.append(("rdev", String(device, radix: 16)))
         }
         if let identity = attributes.identity { values.append(("identity", identity)) }
+        if let replaces = attributes.replaces { values.append(("replaces", replaces)) }
         guard let extended = attributes.extended, !extended.isEmpty else { return (values, true) }
         let encoded = text(of: extended)
         let used = values.reduce(0) { $0 + $1.name.utf8.count + $1.value.utf8.count }
@@ -74,12 +75,13 @@ package enum POSIXMetadata {
         attributes.device = value("rdev").flatMap { UInt64($0, radix: 16) }
         attributes.extended = value("xattr").flatMap(parseExtended)
         attributes.identity = value("identity")
+        attributes.replaces = value("replaces")
         return Description(kind: kind, attributes: attributes)
     }
 
     /// The names that ``encode(_:_:)`` may write: others on an object belong to other programs, and stay.
     package static let names: Set<String> = [
-        "mode", "uid", "gid", "mtime", "atime", "ctime", "rdev", "identity", "xattr",
+        "mode", "uid", "gid", "mtime", "atime", "ctime", "rdev", "identity", "replaces", "xattr",
     ]
 
     // MARK: Mode

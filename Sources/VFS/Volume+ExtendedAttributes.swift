@@ -18,15 +18,15 @@ extension Volume {
         /// A kind that is not kept: POSIX ACLs, and what is none of the kinds that Linux has.
         case unsupported
 
-        /// Under this name a local folder keeps what tells that two names are one file.
-        private static let reserved = "user.cloudfusion.identity"
+        /// Under these names a local folder keeps what tells that two names are one file, and what was replaced.
+        private static let reserved: Set = ["user.cloudfusion.identity", "user.cloudfusion.replaces"]
 
         init(_ name: String) {
             if let told = Told(rawValue: name) {
                 self = .told(told)
             } else if name == Durability.attribute {
                 self = .durability
-            } else if name == Self.reserved {
+            } else if Self.reserved.contains(name) {
                 self = .unsupported
             } else if ["user.", "security.", "trusted."].contains(where: { name.hasPrefix($0) && name != $0 }) {
                 self = .kept

@@ -17,7 +17,7 @@ struct ChunkStoreTests {
         private(set) var folders: [TemporaryFolder] = []
 
         init(hasRealDirectories: Bool = false) {
-            memory = MemoryStore(hasRealDirectories: hasRealDirectories)
+            memory = MemoryStore(hasRealDirectories: hasRealDirectories, clock: clock)
             faulty = FaultyStore(memory)
         }
 
@@ -224,7 +224,8 @@ struct ChunkStoreTests {
         #expect(try rig.memory.exists(Self.path("d/plain")) == false)
         #expect(try rig.head(1).index.members.last?.replaces == old.version)
         #expect(try store.contents(of: Self.path("d/plain")) == [2])
-        // Another program puts an object there.
+        // Another program puts an object there, long after everybody could see what was there.
+        rig.clock.advance(by: .seconds(7_200))
         try rig.memory.write([3, 3, 3], at: Self.path("d/plain"))
         for machine in [store, try rig.machine()] {
             #expect(try machine.contents(of: Self.path("d/plain")) == [3, 3, 3])
@@ -479,16 +480,52 @@ struct ChunkStoreTests {
             { try $0.apply([.move(path, to: other, ifVersion: $1)]).forEach { _ = try $0.get() } },
         ]
         for change in changes {
+            for isOwner in [true, false] {
+                let rig = Rig()
+                let packer = try rig.machine(limit: 1_000, trust: .seconds(60))
+                let owner = try rig.machine(limit: 1_000, trust: .seconds(60))
+                for machine in [packer, owner] { #expect(try machine.names(in: .root) == []) }
+                let large = try owner.write(pattern(5_000), at: path, PutOptions(condition: .ifAbsent))
+                try packer.write([1, 2], at: path, PutOptions(condition: .ifAbsent))
+                // Somebody else, who knows of neither how it has come there.
+                let changer = isOwner ? owner : try rig.machine(limit: 1_000)
+                try change(changer, #require(large.version))
+                rig.clock.advance(by: .seconds(61))
+                for machine in [changer, packer, try rig.machine(limit: 1_000)] {
+                    #expect(try Self.tree(machine).values.contains { $0[0] == "file" && $0[1] == "[1, 2]" })
+                }
+            }
+        }
+    }
+
+    @Test(
+        "a small file that a large one hides without knowing of it shows up when the machine is gone that put that there"
+    )
+    func hiddenByTheDead() throws {
+        let (path, folder) = (Self.path("d/a"), Self.path("e"))
+        for isMoved in [false, true] {
             let rig = Rig()
             let packer = try rig.machine(limit: 1_000, trust: .seconds(60))
-            let owner = try rig.machine(limit: 1_000, trust: .seconds(60))
-            for machine in [packer, owner] { #expect(try machine.names(in: .root) == []) }
-            let large = try owner.write(pattern(5_000), at: path, PutOptions(condition: .ifAbsent))
+            do {
+                let owner = try rig.machine(limit: 1_000, trust: .seconds(60))
+                if isMoved { try owner.write(pattern(5_000), at: Self.path("e/a")) }
+                #expect(try packer.names(in: .root) == (isMoved ? ["e"] : []))
+                if isMoved {
+                    try owner.move(folder, to: path.parent!)
+                } else {
+                    try owner.write(pattern(5_000), at: path, PutOptions(condition: .ifAbsent))
+                }
+            }
             try packer.write([1, 2], at: path, PutOptions(condition: .ifAbsent))
-            try change(owner, #require(large.version))
+            // Who only reads changes nothing.
+            let reader = try rig.machine(limit: 1_000, trust: .zero)
+            for _ in 0..<2 { #expect(try reader.names(in: path.parent!) == ["a"]) }
             rig.clock.advance(by: .seconds(61))
-            for machine in [owner, packer, try rig.machine(limit: 1_000)] {
-                #expect(try Self.tree(machine).values.contains { $0[0] == "file" && $0[1] == "[1, 2]" })
+            #expect(try packer.names(in: path.parent!).first == "a")
+            for machine in [packer, reader] {
+                let files = try Self.tree(machine).values.filter { $0[0] == "file" }.map { $0[1] }
+                #expect(files.sorted() == ["[1, 2]", "\(pattern(5_000))"].sorted())
+                #expect(try machine.contents(of: path) == pattern(5_000))
             }
         }
     }
