@@ -325,6 +325,11 @@ extension ChunkStore {
         move.job.wasDoneBelow = true
     }
 
+    /// Where something below `source` lies when that is moved to `path`.
+    private static func moved(_ old: StorePath, from source: StorePath, to path: StorePath) -> StorePath {
+        StorePath(path.bytes + old.bytes.dropFirst(source.bytes.count))!
+    }
+
     /// Stores move onto whatever is there, and what is known of that may be outdated.
     private func expectStillAbsent(_ path: StorePath, _ condition: WriteCondition) throws(StoreError) {
         guard condition == .ifAbsent, try plain.askAnew(path) != nil else { return }
@@ -336,19 +341,26 @@ extension ChunkStore {
         _ source: StorePath, _ path: StorePath, _ job: Job, _ draft: inout Draft
     ) throws(StoreError) {
         guard let packed = try draft.node(at: source) else { return }
-        if packed.node.kind == .directory {
-            try moveDirectory(source, path, .always, packed, nil, job, &draft)
-        } else {
+        guard packed.node.kind == .directory else {
             draft.remove(source)
-            if try draft.node(at: path) != nil { draft.remove(path) }
+            try uncover(path, &draft)
+            return
         }
+        // What others have packed there since is not what was to be replaced.
+        for (old, node) in try draft.descendants(of: source) where node.node.kind != .directory {
+            let target = Self.moved(old, from: source, to: path)
+            if let there = try draft.node(at: target), there.node.kind != .directory {
+                try keep(there, from: target, &draft)
+            }
+        }
+        try moveDirectory(source, path, .always, packed, nil, job, &draft)
     }
 
     private func moveDirectory(
         _ source: StorePath, _ path: StorePath, _ condition: WriteCondition, _ packed: DraftNode?,
         _ object: Metadata?, _ job: Job, _ draft: inout Draft
     ) throws(StoreError) {
-        func target(_ old: StorePath) -> StorePath { StorePath(path.bytes + old.bytes.dropFirst(source.bytes.count))! }
+        func target(_ old: StorePath) -> StorePath { Self.moved(old, from: source, to: path) }
         var below = try draft.descendants(of: source)
         guard path.canBePacked || packed == nil else {
             throw StoreError(.unsupported, "'\(path)' cannot hold what is in chunks", path: path)

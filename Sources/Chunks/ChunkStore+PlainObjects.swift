@@ -184,7 +184,7 @@ extension ChunkStore {
         return made.nanoseconds > object.modified.nanoseconds - PlainPuts.lifetime.nanoseconds
     }
 
-    private func keep(_ packed: DraftNode, from path: StorePath, _ draft: inout Draft) throws(StoreError) {
+    func keep(_ packed: DraftNode, from path: StorePath, _ draft: inout Draft) throws(StoreError) {
         var packed = packed
         let kept = try conflictName(for: path, packed.node, &draft)
         try draft.expectKind(false, at: kept)

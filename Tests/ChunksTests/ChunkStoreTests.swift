@@ -530,6 +530,35 @@ struct ChunkStoreTests {
         }
     }
 
+    @Test("what another machine packs at a place to which a directory is just being moved is kept")
+    func packedMeanwhile() throws {
+        for isDirectory in [true, false] {
+            let rig = Rig()
+            let mover = try rig.machine(limit: 1_000)
+            let other = try rig.machine(limit: 1_000)
+            let (source, target) = isDirectory ? ("a", "b") : ("a/big", "b/x")
+            try mover.write([1], at: Self.path("a/x"))
+            try mover.write([7], at: Self.path("a/big"))
+            // A plain object, which goes first; the packed one that it hides is to follow.
+            rig.faulty.inject(.fail(StoreError(.unavailable, "no")), on: .put, below: ChunkPaths.control)
+            try mover.write(pattern(5_000), at: Self.path("a/big"))
+            rig.faulty.heal()
+            let gate = Gate()
+            rig.faulty.inject(.wait(gate), on: .put, .only(1), below: ChunkPaths.control)
+            let thread = WorkerThread(name: "move") {
+                _ = mover.apply([.move(Self.path(source), to: Self.path(target), condition: .ifAbsent)])
+            }
+            #expect(gate.waitForCallers(1))
+            try other.write([2], at: Self.path("b/x"))
+            gate.open()
+            thread.join()
+            for machine in [mover, other, try rig.machine(limit: 1_000)] {
+                let files = try Self.tree(machine).values.filter { $0[0] == "file" }.map { $0[1] }
+                #expect(files.sorted() == ["[1]", "[2]", "\(pattern(5_000))"].sorted())
+            }
+        }
+    }
+
     @Test("a file that takes the place of a packed one is no conflict, also when the chunk comes late that says so")
     func replacedOnPurpose() throws {
         let rig = Rig()
