@@ -124,7 +124,8 @@ extension WebDAVStore {
         guard let parent = path.parent, !parent.isRoot else { return false }
         if let there = try find(parent) {
             if there.kind != .directory { throw Self.notADirectory(parent) }
-            return error.code == .notFound
+            // rclone calls it forbidden when it was missing.
+            return error.code == .notFound || error.code == .accessDenied
         }
         try makeDirectory(parent)
         return true
@@ -244,13 +245,19 @@ extension WebDAVStore {
             } else {
                 try makeDirectory(parent)
             }
-            do throws(StoreError) {
-                let response = try send(call)
-                if (200..<300).contains(response.status) { return }
-            } catch {
-                // Apache calls it forbidden to make what others have made just now.
-                guard try find(path)?.kind == .directory else { throw error }
-                return
+            for attempt in 1... {
+                do throws(StoreError) {
+                    let response = try send(call)
+                    if (200..<300).contains(response.status) { return }
+                    break
+                } catch {
+                    // Apache calls it forbidden to make what others have made just now.
+                    if try find(path)?.kind == .directory { return }
+                    // rclone has it locked for as long as others make something in the same directory.
+                    guard error.code == .unavailable, attempt < Self.mostAttempts,
+                        pausing.pause(for: .milliseconds(Int64.random(in: 5...50)))
+                    else { throw error }
+                }
             }
         }
         guard try find(path)?.kind == .directory else { throw Self.notADirectory(path) }
@@ -306,6 +313,7 @@ extension WebDAVStore {
                 default: return
                 }
             } catch {
+                // rclone has it locked for as long as others make something in the same directory.
                 if error.isTransient, try find(staged) != nil, there != nil { continue }
                 guard !isRepaired, try isRepairable(error, path) else { throw error }
                 isRepaired = true
