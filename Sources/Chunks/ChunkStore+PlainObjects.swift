@@ -184,6 +184,7 @@ extension ChunkStore {
         return made.nanoseconds > object.modified.nanoseconds - PlainPuts.lifetime.nanoseconds
     }
 
+    /// Gives the member at a path, which is about to lose that, the name of a conflict copy.
     func keep(_ packed: DraftNode, from path: StorePath, _ draft: inout Draft) throws(StoreError) {
         var packed = packed
         let kept = try conflictName(for: path, packed.node, &draft)
