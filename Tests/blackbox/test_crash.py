@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from harness import describe, differences, mounts_below, run
@@ -121,6 +122,9 @@ def test_a_mount_whose_process_stands_still_is_not_taken_for_dead(local, mounts)
     (pid,) = mount.pids()
     os.kill(pid, signal.SIGSTOP)
     try:
+        # A thread that still takes a request keeps whoever asked from ending.
+        wait_until(lambda: all(stat.read_text().rpartition(")")[2].split()[0] == "T"
+                               for stat in Path(f"/proc/{pid}/task").glob("*/stat")), 30, "all threads to stand still")
         done = mount.cli(*mount.command()[1:], check=False, timeout=60)
     finally:
         os.kill(pid, signal.SIGCONT)
