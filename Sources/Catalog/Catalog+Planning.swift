@@ -576,24 +576,14 @@ private struct Planner {
     }
 
     private func keepConflict(_ slot: Slot, _ object: ObjectRow) throws(CatalogError) -> SyncStep {
-        var name: FileName?
-        var number = 1
-        repeat {
-            name = slot.name.conflictCopy(of: row.changed, number: number)
-            number += 1
-        } while try name.map { name throws(CatalogError) in try isTaken(name, slot) } ?? false
-        guard let name, let parentPath = slot.path.parent else {
-            throw CatalogError(.damaged, "no name was found for the conflict copy of '\(slot.path)'")
+        guard let parentPath = slot.path.parent else {
+            throw CatalogError(.damaged, "the root of the store cannot be in conflict")
         }
+        let name = try tables.conflictName(for: slot.name, of: row.changed, in: slot.parent, slot.place)
         return .keepConflict(
             ConflictPlan(
                 item: item, revision: row.revision, path: slot.path, version: object.version, directory: slot.parent,
                 object: object.id, isDirectory: object.isDirectory, keepAs: name,
                 keepPath: parentPath.appending(name)))
-    }
-
-    private func isTaken(_ name: FileName, _ slot: Slot) throws(CatalogError) -> Bool {
-        if try tables.entry(name, in: slot.parent) != nil { return true }
-        return try tables.object(name, below: slot.place) != nil
     }
 }

@@ -52,23 +52,32 @@ extension Tables {
         while directory != .root, try (self.inode(directory)?.links ?? 0) == 0 {
             directory = displaced[directory]?.parent ?? .root
         }
-        let time = Timestamp(nanoseconds: now)
-        var free: FileName? = name
-        var number = 1
-        while let tried = free, try isTaken(tried, in: directory) {
-            free = name.conflictCopy(of: time, number: number)
-            number += 1
+        let place = try place(of: directory)
+        var free = name
+        if try isTaken(name, in: directory, place) {
+            free = try conflictName(for: name, of: Timestamp(nanoseconds: now), in: directory, place)
         }
-        guard let free else { throw CatalogError(.damaged, "no name was found for the conflict copy of '\(name)'") }
         try insertEntry(free, in: directory, for: inode)
         try addLinks(1, to: inode)
         try directoryChanged(directory)
         return KeptFile(name: name, path: try path(of: inode) ?? .root)
     }
 
-    private func isTaken(_ name: FileName, in directory: InodeID) throws(CatalogError) -> Bool {
+    /// A name for a conflict copy that is free here and, as far as is known, on the store.
+    ///
+    /// - Parameter place: Where the directory lies on the store; nil: it does not yet.
+    func conflictName(for name: FileName, of time: Timestamp, in directory: InodeID, _ place: Int64?)
+        throws(CatalogError) -> FileName
+    {
+        for number in 1... {
+            guard let free = name.conflictCopy(of: time, number: number) else { break }
+            if try !isTaken(free, in: directory, place) { return free }
+        }
+        throw CatalogError(.damaged, "no name was found for the conflict copy of '\(name)'")
+    }
+
+    private func isTaken(_ name: FileName, in directory: InodeID, _ place: Int64?) throws(CatalogError) -> Bool {
         if try entry(name, in: directory) != nil { return true }
-        guard let place = try place(of: directory) else { return false }
-        return try object(name, below: place) != nil
+        return try place.map { place throws(CatalogError) in try object(name, below: place) != nil } ?? false
     }
 }

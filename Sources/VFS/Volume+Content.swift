@@ -51,8 +51,9 @@ extension Volume {
         -> OpenFile
     {
         let isWritable = flags & O_ACCMODE != O_RDONLY
-        if isWritable || flags & O_TRUNC != 0 { try mayChange() }
-        var record = isWritable || flags & O_TRUNC != 0 ? try named(inode) : try existing(inode)
+        let isToChange = isWritable || flags & O_TRUNC != 0
+        if isToChange { try mayChange() }
+        var record = isToChange ? try named(inode) : try existing(inode)
         switch record.kind {
         case .file: break
         case .directory: throw .isADirectory

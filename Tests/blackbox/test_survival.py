@@ -157,6 +157,24 @@ TABLE = {
 }
 
 
+def make_all(folder):
+    """All lines of the table, a directory for each."""
+    for index, (make, _, _) in enumerate(TABLE.values()):
+        (folder / f"d{index}").mkdir(parents=True)
+        make(folder / f"d{index}")
+
+
+def found_in(folder):
+    """Which lines of the table are there."""
+    found = {}
+    for index, (what, (_, has, _)) in enumerate(TABLE.items()):
+        try:
+            found[what] = bool(has(folder / f"d{index}"))
+        except OSError:
+            found[what] = False
+    return found
+
+
 @pytest.mark.limit(300)
 @pytest.mark.parametrize("kind", ["object", "chunk"])
 @pytest.mark.parametrize("name", sorted(EVERYWHERE))
@@ -166,19 +184,12 @@ def test_what_an_empty_cache_finds(name, kind, request, mounts, s3_server):
         pytest.skip("needs root: makes a device and gives files away")
     store = request.getfixturevalue("local") if name == "local" else s3_server(name)
     first = mounts(store, cache=600, type=kind).start()
-    for index, (make, _, _) in enumerate(TABLE.values()):
-        (first.data / f"d{index}").mkdir()
-        make(first.data / f"d{index}")
+    make_all(first.data)
     first.sync()
     first.stop()
 
     second = mounts(store).start()
-    found = {}
-    for index, (what, (_, has, _)) in enumerate(TABLE.items()):
-        try:
-            found[what] = bool(has(second.data / f"d{index}"))
-        except OSError:
-            found[what] = False
+    found = found_in(second.data)
     second.stop()
     # An archive holds everything.
     assert found == {what: name in keepers or kind == "chunk" for what, (_, _, keepers) in TABLE.items()}
@@ -193,16 +204,13 @@ def test_what_is_renamed_before_it_was_looked_at_is_all_there(name, kind, reques
         pytest.skip("needs root: makes a device and gives files away")
     store = request.getfixturevalue("local") if name == "local" else s3_server(name)
     first = mounts(store, cache=600, type=kind).start()
-    for index, (make, _, _) in enumerate(TABLE.values()):
-        (first.data / "folder" / f"d{index}").mkdir(parents=True)
-        make(first.data / "folder" / f"d{index}")
+    make_all(first.data / "folder")
     first.stop()
     second = mounts(store).start()
     (second.data / "folder").rename(second.data / "renamed")
     second.stop()
     third = mounts(store).start()
-    lost = {what for index, (what, (_, has, _)) in enumerate(TABLE.items())
-            if not has(third.data / "renamed" / f"d{index}")}
+    lost = {what for what, is_there in found_in(third.data / "renamed").items() if not is_there}
     third.stop()
     expected = {what for what, (_, _, keepers) in TABLE.items() if name not in keepers and kind == "object"}
     # What an object says of other names counts at its own path only.

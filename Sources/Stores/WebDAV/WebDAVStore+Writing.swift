@@ -313,7 +313,6 @@ extension WebDAVStore {
                 default: return
                 }
             } catch {
-                // rclone has it locked for as long as others make something in the same directory.
                 if error.isTransient, try find(staged) != nil, there != nil { continue }
                 guard !isRepaired, try isRepairable(error, path) else { throw error }
                 isRepaired = true
