@@ -43,9 +43,10 @@ class Peer:
 
     name = ""
     runs = 100           # at most
+    share = 1            # of the many small files it gets one in so many, and its figures count so many times
 
-    def __init__(self, store, folder):
-        self.store, self.folder = store, pathlib.Path(folder)
+    def __init__(self, store, folder, packs=False):
+        self.store, self.folder, self.packs = store, pathlib.Path(folder), packs
         self.point = self.folder / "mnt"
         self.cache = self.folder / "cache"
         self.point.mkdir(parents=True)
@@ -106,7 +107,8 @@ class CloudFusion(Peer):
     def start(self):
         config = self.folder / "config.ini"
         settings = {"auth": self.store.auth,
-                    "store": {"name": "s3", "cache": 0, "metadata_cache": 120, "cache_dir": self.cache}}
+                    "store": {"name": "s3", "cache": 600 if self.packs else 0, "metadata_cache": 120,
+                              "cache_dir": self.cache, "type": "chunk" if self.packs else "object"}}
         config.write_text("".join(
             f"[{section}]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
             for section, values in settings.items()))
@@ -140,6 +142,7 @@ class Rclone(Peer):
 class S3fs(Peer):
     name = "s3fs"
     runs = 1             # one of them takes a quarter of an hour
+    share = 10
 
     @classmethod
     def version(cls):
@@ -171,16 +174,17 @@ class Run:
         self.results = {}
         self.mounted = 0
 
-    def peer(self):
+    def peer(self, packs=False):
         self.mounted += 1
-        return self.peer_type(self.through, self.folder / str(self.mounted))
+        return self.peer_type(self.through, self.folder / str(self.mounted), packs)
 
     @contextlib.contextmanager
-    def step(self, name):
+    def step(self, name, share=1):
         self.network.reset_count()
         begun = time.monotonic()
         yield
-        self.results[name] = (time.monotonic() - begun, sum(self.network.requests().values()))
+        self.results[name] = (
+            (time.monotonic() - begun) * share, sum(self.network.requests().values()) * share)
 
     def until_stored(self, expected, mount):
         """Returns when the server lists exactly these names and sizes (of those that begin alike)."""
@@ -194,6 +198,10 @@ class Run:
         wait_until(stored, LIMIT, f"{len(expected)} files on the store", every=0.01)
 
     def all(self):
+        self.few()
+        self.many()
+
+    def few(self):
         count, big = self.sizes["files"], self.sizes["big"]
         small = {f"in/d{index % 20:02}/f{index:04}": 4096 for index in range(count)}
         source = self.folder / "source"
@@ -246,6 +254,35 @@ class Run:
                         at = generator.randrange(big - 4096)
                         right.seek(at)
                         assert os.pread(file.fileno(), 4096, at) == right.read(4096)
+
+    def many(self):
+        """A tree of small files, which CloudFusion packs into archives."""
+        share = self.peer_type.share
+        count, folders = self.sizes["many"] // share, self.sizes["many"] // share // 50
+        label = f"{self.sizes['many']:,} × 4 KiB"
+        small = {f"many/d{index % folders:03}/f{index:05}": 4096 for index in range(count)}
+        source = self.folder / "source"
+        for name in small:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes(os.urandom(4096))
+        with self.peer(packs=True) as mount:
+            with self.step(f"copy {label} in, packed: on the store", share):
+                begun = time.monotonic()
+                run("cp", "-r", source / "many", mount.data / "many", timeout=LIMIT)
+                returned = time.monotonic() - begun
+                if self.peer_type is CloudFusion:
+                    mount.push()
+                    sizes = {name: size for name, size in self.direct.names().items() if name.endswith(".tar")}
+                    assert sum(sizes.values()) > count * 4096, "not all of it is on the store"
+                else:
+                    self.until_stored(small, mount)
+            self.results[f"copy {label} in, packed: returns"] = (returned * share, None)
+        with self.peer(packs=True) as mount:
+            with self.step(f"tar of {label}, packed, cold", share):
+                done = run("bash", "-c", f"tar c -C '{mount.data}/many' . | wc -c", timeout=LIMIT).stdout
+            assert int(done) > count * 4096
+            with self.step(f"rename the folder of {label}: returns"):
+                os.rename(mount.data / "many", mount.data / "renamed")
 
     def preload(self, count, big):
         def put(index):
@@ -316,7 +353,8 @@ def table(results, runs):
     versions = ", ".join(f"{name} {PEERS[name.lower()].version()}" for name in programs)
     processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    lines += ["", f"{datetime.date.today()}; {versions}. Median of {runs} run{'s' * (runs > 1)} (s3fs: of one); n× is the time in relation "
+    lines += ["", f"{datetime.date.today()}; {versions}. Median of {runs} run{'s' * (runs > 1)} (s3fs: of one, "
+              "and for the packed files ten times what a tenth of them took); n× is the time in relation "
               f"to CloudFusion's. Server: radosgw, data in memory, on the same machine: {os.cpu_count()} × {processor}, "
               f"{memory:.0f} GB, Linux {platform.release()}. Round trip: 30 ms, added by the project's delay proxy; "
               "bandwidth is what the machine gives. In brackets: requests that the proxy saw."]
@@ -333,7 +371,8 @@ def main():
     CloudFusion.binary = arguments.binary.resolve()
     chosen = [PEERS[name] for name in arguments.only.split(",")]
     runs = 1 if arguments.quick else arguments.runs
-    sizes = {"files": 100, "big": 16 << 20} if arguments.quick else {"files": 1000, "big": 128 << 20}
+    sizes = ({"files": 100, "many": 1000, "big": 16 << 20} if arguments.quick
+             else {"files": 1000, "many": 10_000, "big": 128 << 20})
     results = measure(chosen, runs, sizes)
     text = table(results, runs)
     print(text)

@@ -6,6 +6,7 @@ enum ChunkPaths {
     static let format = StorePath(".cloudfusion/format")!
     static let chunks = StorePath(".cloudfusion/chunks")!
     static let catalog = StorePath(".cloudfusion/catalog")!
+    static let writers = StorePath(".cloudfusion/writers")!
     /// The name of a chunk's first member.
     static let index = Array(".cloudfusion/index".utf8)
 

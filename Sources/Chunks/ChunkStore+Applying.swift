@@ -57,6 +57,12 @@ final class Job {
         isSettled = true
     }
 
+    /// The only one that may be deleted, of a deletion.
+    var version: Version? {
+        guard case .change(.delete(_, ifVersion: let version)) = task else { return nil }
+        return version
+    }
+
     var isWanted: Bool {
         guard case .change(.put(_, at: _, let options)) = task, let isWanted = options.isWanted else { return true }
         return isWanted()
@@ -157,7 +163,7 @@ extension ChunkStore {
 
     /// Deletes in one request the plain objects that the next deletions are of, up to the first that is more than that.
     private func deletePlainRun(_ jobs: ArraySlice<Job>, draft: inout Draft) throws(StoreError) {
-        var run: [(job: Job, path: StorePath)] = []
+        var run: [(job: Job, deletion: Deletion)] = []
         for job in jobs {
             guard run.count < base.capabilities.deleteBatch, !job.isSettled,
                 case .change(.delete(let path, ifVersion: let version)) = job.task,
@@ -165,14 +171,15 @@ extension ChunkStore {
                 let object = try plain.entry(at: path), object.kind != .directory,
                 version == nil || object.version == version
             else { break }
-            run.append((job, path))
+            run.append((job, Deletion(path, ifVersion: version)))
         }
         guard run.count > 1 else { return }
-        for ((job, path), error) in zip(run, base.delete(run.map(\.path))) {
+        for ((job, deletion), error) in zip(run, base.delete(run.map(\.deletion))) {
             if let error {
+                plain.forget(deletion.path.parent!)
                 job.settle(error)
             } else {
-                plain.note(nil, at: path)
+                plain.note(nil, at: deletion.path)
                 job.result = .success(nil)
                 job.isSettled = true
             }
@@ -209,21 +216,25 @@ extension ChunkStore {
     private func delete(_ deletions: [StorePath: Job]) {
         guard !deletions.isEmpty else { return }
         let pairs = Array(deletions)
-        for ((path, job), error) in zip(pairs, base.delete(pairs.map(\.key))) {
-            if let error { job.result = .failure(error) } else { plain.note(nil, at: path) }
+        for ((path, job), error) in zip(pairs, base.delete(pairs.map { Deletion($0, ifVersion: $1.version) })) {
+            if let error {
+                plain.forget(path.parent!)
+                job.result = .failure(error)
+            } else {
+                plain.note(nil, at: path)
+            }
         }
     }
 
     /// Deletes the plain objects that members stand in for, if they are still those. What fails is left to
     /// ``collectGarbage()``: the members hide it.
     private func deleteReplaced(_ replaced: [StorePath: Version]) {
-        let gone = replaced.filter { path, version in
-            let found = try? base.metadata(of: path)
-            return found?.version == version
+        let isChecked = base.capabilities.contains(.conditionalDelete)
+        let gone = replaced.map { Deletion($0, ifVersion: $1) }.filter { deletion in
+            isChecked || (try? base.metadata(of: deletion.path))?.version == deletion.version
         }
         guard !gone.isEmpty else { return }
-        let paths = Array(gone.keys)
-        for (path, error) in zip(paths, base.delete(paths)) where error == nil { plain.note(nil, at: path) }
+        for (deletion, error) in zip(gone, base.delete(gone)) where error == nil { plain.note(nil, at: deletion.path) }
     }
 
     // MARK: The chunk
@@ -273,6 +284,7 @@ extension ChunkStore {
     func put(_ chunk: ChunkFile) throws(StoreError) -> Bool {
         let (sequence, volume) = (chunk.index.sequence, chunk.index.volume)
         let path = ChunkPaths.chunk(sequence, volume: volume)
+        try holdLease()
         let begun = clock.monotonic
         var failure: StoreError?
         for _ in 0..<3 {

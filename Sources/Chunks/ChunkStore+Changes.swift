@@ -487,7 +487,7 @@ extension ChunkStore {
             var isHidden = false
             if case .packed = seen, object.kind != .directory { isHidden = true }
             if (draft.touched == 0 && packed == nil) || isHidden || object.kind == .directory {
-                try deletePlain(path)
+                try deletePlain(path, ifVersion: isHidden || object.kind == .directory ? nil : version)
             } else {
                 draft.deletions[path] = job
             }
@@ -495,15 +495,19 @@ extension ChunkStore {
         if packed != nil { draft.remove(path) }
     }
 
-    private func deletePlain(_ path: StorePath) throws(StoreError) {
-        try base.delete(path)
+    private func deletePlain(_ path: StorePath, ifVersion version: Version? = nil) throws(StoreError) {
         plain.forget(path)
+        if let error = base.delete([Deletion(path, ifVersion: version)])[0] { throw error }
         plain.note(nil, at: path)
     }
 
     /// Deletes a plain object that a member stands in for, if it is still that.
     func deleteHidden(_ path: StorePath, _ version: Version) throws(StoreError) {
-        if let found = try plain.metadata(of: path), found.version == version { try deletePlain(path) }
+        guard let found = try plain.metadata(of: path), found.version == version else { return }
+        do throws(StoreError) { try deletePlain(path, ifVersion: version) } catch {
+            // It is not that any more.
+            guard error.code == .preconditionFailed else { throw error }
+        }
     }
 
     private func expectEmpty(

@@ -41,7 +41,7 @@ extension ChunkStore {
     /// - Returns: nil when there is nothing to be done, which is found out without the store.
     package func collectSomeGarbage() throws(StoreError) -> FreedSpace? {
         try expectOpen()
-        guard !isPassive, settings.smallFileLimit != nil else { return nil }
+        guard !isPassive, settings.smallFileLimit != nil, !settings.isReadOnly else { return nil }
         if let chunks = try packAnew(ifWorth: true) { return FreedSpace(packedAnew: chunks) }
         return try deleteSuperseded()
     }

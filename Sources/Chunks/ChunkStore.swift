@@ -22,11 +22,13 @@ package struct ChunkSettings: Sendable {
     package var folder: String
     /// Bytes of chunks that are kept for reading.
     package var readRoom: Int64
+    /// Nobody is to change anything; what waits to be brought to the store is brought there all the same.
+    package var isReadOnly: Bool
 
     package init(
         smallFileLimit: Int64?, maxChunkSize: Int64 = 8_000_000, trust: Duration = .seconds(120),
         grace: Duration = .seconds(3600), leastAge: Duration = .seconds(3600), snapshotInterval: Int64 = 64,
-        folder: String, readRoom: Int64? = nil
+        folder: String, readRoom: Int64? = nil, isReadOnly: Bool = false
     ) {
         self.smallFileLimit = smallFileLimit
         self.maxChunkSize = maxChunkSize
@@ -36,6 +38,7 @@ package struct ChunkSettings: Sendable {
         self.snapshotInterval = snapshotInterval
         self.folder = folder
         self.readRoom = readRoom ?? 8 * maxChunkSize
+        self.isReadOnly = isReadOnly
     }
 }
 
@@ -57,8 +60,8 @@ package final class ChunkStore: Store {
         /// The format file was compared with the map.
         var isVerified = false
         var refreshed: MonotonicTime?
-        /// When it was last known which chunk is the newest; on both clocks, since one stands still while a machine sleeps.
-        var known: (monotonic: MonotonicTime, calendar: Timestamp)?
+        /// When it was last known which chunk is the newest.
+        var known: ClockReading?
         /// The newest snapshot that is known.
         var snapshot: Int64?
         var isMakingSnapshot = false
@@ -75,6 +78,7 @@ package final class ChunkStore: Store {
     let plain: BaseListings
     let reader: ChunkReader
     let plainPuts: PlainPuts
+    private let lease: WriterLease
     let state: Lock<State>
     private let requests = Gathering<ChangeRequest, Void>()
     private let refreshes = Gathering<Void, StoreError?>()
@@ -89,6 +93,7 @@ package final class ChunkStore: Store {
         plain = BaseListings(of: base, trust: settings.trust, clock: clock)
         plainPuts = PlainPuts(clock: clock)
         reader = ChunkReader(of: base, folder: settings.folder, room: settings.readRoom)
+        lease = WriterLease(folder: settings.folder, clock: clock)
     }
 
     package var capabilities: StoreCapabilities {
@@ -108,7 +113,24 @@ package final class ChunkStore: Store {
         try base.connect()
         state.withLock { $0.refreshed = nil }
         try refresh()
+        if settings.smallFileLimit != nil, !settings.isReadOnly { try holdLease() }
     }
+
+    // MARK: The right to pack
+
+    /// Makes sure that no other machine makes chunks, where the store cannot decide which of two was first.
+    ///
+    /// - Throws: ``StoreError``: `.inUse`.
+    func holdLease() throws(StoreError) {
+        if !base.capabilities.contains(.conditionalCreate) { try lease.hold(on: base) }
+    }
+
+    /// Keeps the right to pack, if this store has taken it; to be called every minute or so.
+    package func renewLease() throws(StoreError) { try lease.renew(on: base) }
+
+    /// Lets others pack, when nothing is to be changed through this store any more. It is not done by ``shutdown()``:
+    /// another one on the same folder may have come in its place, and both have the same right.
+    package func releaseLease() throws(StoreError) { try lease.release(on: base) }
 
     /// Whether all is left to the store below, where nothing is in chunks. Another machine's first chunk ends that.
     var isPassive: Bool { state.withLock { $0.isPassive } }
@@ -176,9 +198,9 @@ package final class ChunkStore: Store {
         _ = try applyOne(.createDirectory(path, attributes))
     }
 
-    package func delete(_ paths: [StorePath]) -> [StoreError?] {
-        if isPassive { return base.delete(paths) }
-        return apply(paths.map { .delete($0) }).map { result -> StoreError? in
+    package func delete(_ deletions: [Deletion]) -> [StoreError?] {
+        if isPassive { return base.delete(deletions) }
+        return apply(deletions.map { .delete($0.path, ifVersion: $0.version) }).map { result -> StoreError? in
             if case .failure(let error) = result { error } else { nil }
         }
     }
@@ -493,8 +515,8 @@ extension ChunkStore {
 
     private func takeNews() throws(StoreError) {
         try expectOpen()
-        let begun = clock.monotonic
-        let (isVerified, known, now) = state.withLock { ($0.isVerified, $0.known, clock.calendar) }
+        let (begun, now) = (clock.monotonic, ClockReading(clock))
+        let (isVerified, known) = state.withLock { ($0.isVerified, $0.known) }
         if !isVerified {
             let found = try storedVolume()
             let isPassive = found == nil && settings.smallFileLimit == nil && !map.isThere
@@ -511,16 +533,12 @@ extension ChunkStore {
         }
         if let volume = try map.use({ map throws(ChunkMapError) in try map.volume }) {
             // Chunks that came and went since cannot be told from chunks that are still to come.
-            let hasSeenAll = known.map { known in
-                begun - known.monotonic < settings.leastAge
-                    && abs(now.nanoseconds - known.calendar.nanoseconds) < settings.leastAge.nanoseconds
-            }
-            if hasSeenAll != true { try rebuildIfGap(volume) }
+            if known?.isWithin(settings.leastAge, of: clock) != true { try rebuildIfGap(volume) }
             while try takeNext(volume) {}
         }
         state.withLock {
             $0.refreshed = begun
-            $0.known = (begun, now)
+            $0.known = now
         }
         plainPuts.newsWereTaken()
     }
@@ -637,6 +655,7 @@ extension ChunkStore {
     /// The volume, which is made where nothing was packed yet.
     func volume() throws(StoreError) -> String {
         if let volume = try map.use({ map throws(ChunkMapError) in try map.volume }) { return volume }
+        try holdLease()
         let made = VolumeFormat(volume: VolumeFormat.newName())
         do throws(StoreError) {
             let condition: WriteCondition = base.capabilities.contains(.conditionalCreate) ? .ifAbsent : .always

@@ -5,6 +5,9 @@ import Threading
 ///
 /// What the other store has under the same name is replaced, whatever else it has stays. A file that cannot be copied is
 /// noted, and the rest goes on. Directories get their attributes last, when nothing is put into them any more.
+///
+/// What objects say of being names of one file, or of replacing a packed one, is not copied: it is made for the store where
+/// they are.
 package final class TreeCopy: Sendable {
     package struct Progress: Hashable, Sendable {
         package var files = 0
@@ -42,6 +45,9 @@ package final class TreeCopy: Sendable {
         var progress = Progress()
         var failures: [Failure] = []
         var directories: [(path: StorePath, attributes: Attributes)] = []
+        /// The first name of each file with several, by the file's identity, and those that came later.
+        var firstNames: [String: StorePath] = [:]
+        var otherNames: [(first: String, path: StorePath, Metadata)] = []
         var isInterrupted = false
         var isOver: Bool { isInterrupted ? running == 0 : jobs.isEmpty && running == 0 }
     }
@@ -49,13 +55,20 @@ package final class TreeCopy: Sendable {
     private let source: any Store
     private let target: any Store
     private let workers: Int
+    private let link: Link?
     private let state = Monitor(State())
 
-    /// - Parameter workers: How many files are copied at once.
-    package init(from source: any Store, to target: any Store, workers: Int = 16) {
+    /// Gives the first path's file in the target another name.
+    package typealias Link = @Sendable (StorePath, StorePath) throws(StoreError) -> Void
+
+    /// - Parameters:
+    ///   - workers: How many files are copied at once.
+    ///   - link: Called for names of a file that was copied under another name. nil: each becomes a file of its own.
+    package init(from source: any Store, to target: any Store, workers: Int = 16, link: Link? = nil) {
         self.source = source
         self.target = target
         self.workers = max(1, workers)
+        self.link = link
     }
 
     /// Copies, and returns when all is done. Once.
@@ -70,6 +83,7 @@ package final class TreeCopy: Sendable {
             if isOver { break }
         }
         for thread in threads { thread.join() }
+        linkOtherNames()
         if !state.withLock({ $0.isInterrupted }) { setTimesOfDirectories() }
         return state.withLock {
             Outcome(progress: $0.progress, failures: $0.failures, wasInterrupted: $0.isInterrupted)
@@ -86,11 +100,7 @@ package final class TreeCopy: Sendable {
                     try take(try source.list(directory, after: cursor), of: directory)
                 case .file(let file, let metadata):
                     path = file
-                    let bytes = try copy(file, metadata)
-                    state.withLock {
-                        $0.progress.files += 1
-                        $0.progress.bytes += bytes
-                    }
+                    try copy(file, metadata)
                 }
             } catch { note(error, at: path) }
             state.update { $0.running -= 1 }
@@ -138,21 +148,57 @@ package final class TreeCopy: Sendable {
         state.update { $0.jobs += jobs }
     }
 
-    /// - Returns: how many bytes.
-    private func copy(_ path: StorePath, _ listed: Metadata) throws(StoreError) -> Int64 {
+    private func copy(_ path: StorePath, _ listed: Metadata) throws(StoreError) {
         let metadata = listed.attributes == nil ? try source.metadata(of: path) : listed
+        if link != nil, let identity = ObjectIdentity(metadata, at: path) {
+            let isFirst = state.withLock { state in
+                if state.firstNames[identity.file] == nil {
+                    state.firstNames[identity.file] = path
+                    return true
+                }
+                state.otherNames.append((identity.file, path, metadata))
+                return false
+            }
+            if !isFirst { return }
+        }
+        try copyBytes(path, metadata)
+    }
+
+    private func copyBytes(_ path: StorePath, _ metadata: Metadata) throws(StoreError) {
+        var attributes = metadata.attributes ?? Attributes()
+        attributes.identity = nil
+        attributes.replaces = nil
         let file = try NamelessFile.temporary()
         let read = try source.read(path, ReadRequest(version: metadata.version), into: file)
         let put = try target.put(
             UploadBody(descriptor: file.descriptor, length: read.size), at: path,
             PutOptions(
-                kind: metadata.kind, attributes: metadata.attributes ?? Attributes(),
+                kind: metadata.kind, attributes: attributes,
                 isWanted: { [state] in !state.withLock { $0.isInterrupted } }))
         guard put.size == read.size else {
             throw StoreError(
                 .corrupted, "'\(path)' has \(read.size) bytes, and \(put.size) of them arrived", path: path)
         }
-        return read.size
+        state.withLock {
+            $0.progress.files += 1
+            $0.progress.bytes += read.size
+        }
+    }
+
+    /// Those of which the first is not there, since it could not be copied, are copied themselves.
+    private func linkOtherNames() {
+        guard let link else { return }
+        let (firstNames, otherNames) = state.withLock { ($0.firstNames, $0.otherNames) }
+        for (identity, path, metadata) in otherNames where !state.withLock({ $0.isInterrupted }) {
+            do throws(StoreError) {
+                do throws(StoreError) { try link(firstNames[identity]!, path) } catch {
+                    // Or the target cannot do it, which copying then tells, or does.
+                    try copyBytes(path, metadata)
+                    continue
+                }
+                state.withLock { $0.progress.files += 1 }
+            } catch { note(error, at: path) }
+        }
     }
 
     private func setTimesOfDirectories() {

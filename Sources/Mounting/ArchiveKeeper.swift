@@ -6,7 +6,7 @@ import StoreAPI
 import Threading
 
 /// Frees the room of archives on the store of which little is needed, a little at a time and only while nothing waits to
-/// be uploaded: see ``ChunkStore/collectSomeGarbage()``.
+/// be uploaded: see ``ChunkStore/collectSomeGarbage()``. Keeps the right to make them, where that has to be renewed.
 final class ArchiveKeeper: Sendable {
     private struct State {
         var isStopped = false
@@ -50,8 +50,13 @@ final class ArchiveKeeper: Sendable {
     }
 
     private func run(_ store: () -> ChunkStore?) {
-        var pause = Self.interval
-        while !isStopped(after: pause) {
+        var (pause, next) = (Self.interval, MonotonicTime.now)
+        while !isStopped(after: Self.interval) {
+            do { try store()?.renewLease() } catch {
+                // Who wants to pack something asks again, and tells people.
+                logger.info("the right to pack files could not be renewed: \(error.message)")
+            }
+            guard .now >= next else { continue }
             do {
                 while try isIdle(), let store = store(), let freed = try store.collectSomeGarbage() {
                     statistics.add(.archivesPackedAnew, Int64(freed.packedAnew))
@@ -70,6 +75,7 @@ final class ArchiveKeeper: Sendable {
                 // The catalog says for itself what is wrong with it.
                 pause = min(pause * 2, Self.longestInterval)
             }
+            next = .now + pause
         }
     }
 

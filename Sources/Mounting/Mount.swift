@@ -97,7 +97,7 @@ package final class Mount: Sendable {
         let fileSystem = fileSystem
         return MountStack.Surroundings(
             schema: request.schema, places: request.places, mountPoint: request.mountPoint.path,
-            statistics: statistics, clock: clock, logger: logger
+            isReadOnly: request.options.isReadOnly, statistics: statistics, clock: clock, logger: logger
         ) { fileSystem.namespaceChanged($0) }
     }
 

@@ -180,7 +180,8 @@ extension MountStack {
     /// - Throws: ``MountError`` when the new one cannot be reached; then the old one stays in use.
     func replaceStore(_ settings: Settings, _ surroundings: Surroundings) throws(MountError) {
         let store = try Self.makeStore(
-            descriptor, settings, (settings.chunks(in: folder.path), chunkMap), surroundings.statistics)
+            descriptor, settings, (settings.chunks(in: folder.path, isReadOnly: surroundings.isReadOnly), chunkMap),
+            surroundings.statistics)
         let (connection, _) = try Self.connect(
             store, settings, surroundings, surroundings.patienceForNew, isKnown: false)
         cache.setStore(store)
@@ -225,8 +226,11 @@ extension MountStack {
     func shutdown(_ logger: Logger) {
         archiveKeeper.stop()
         let isDone = Monitor(false)
-        let stopping = WorkerThread(name: "stop sync") { [synchronizer] in
+        let stopping = WorkerThread(name: "stop sync") { [synchronizer, store] in
             synchronizer.stop()
+            do throws(StoreError) { try store.releaseLease() } catch {
+                logger.info("the right to pack files could not be given back: \(error.message)")
+            }
             isDone.update { $0 = true }
         }
         // Requests under way get a moment to end well; a store that hangs is cut off.
@@ -245,7 +249,7 @@ extension StoreError {
     /// Whether mounting makes no sense, even with a catalog of the store: it has answered, and said no.
     var refusesForGood: Bool {
         switch code {
-        case .authenticationFailed, .storeNotFound, .certificateRejected, .accessDenied, .invalidArgument: true
+        case .authenticationFailed, .storeNotFound, .certificateRejected, .accessDenied, .invalidArgument, .inUse: true
         default: false
         }
     }

@@ -50,6 +50,7 @@ package final class MountStack: Sendable {
         package var schema: SettingsSchema
         package var places: SettingsPlaces
         package var mountPoint: String
+        package var isReadOnly: Bool
         package var statistics: Statistics
         package var clock: any Clock
         package var logger: Logger
@@ -59,12 +60,14 @@ package final class MountStack: Sendable {
         package var patienceForKnown: Duration = .seconds(5)
 
         package init(
-            schema: SettingsSchema, places: SettingsPlaces, mountPoint: String, statistics: Statistics,
+            schema: SettingsSchema, places: SettingsPlaces, mountPoint: String, isReadOnly: Bool,
+            statistics: Statistics,
             clock: any Clock, logger: Logger, onChange: @escaping @Sendable ([NamespaceChange]) -> Void
         ) {
             self.schema = schema
             self.places = places
             self.mountPoint = mountPoint
+            self.isReadOnly = isReadOnly
             self.statistics = statistics
             self.clock = clock
             self.logger = logger
@@ -109,7 +112,8 @@ package final class MountStack: Sendable {
 
             let chunkMap = MapHolder(path: folder.chunkMapPath)
             let store = try Self.makeStore(
-                descriptor, settings, (settings.chunks(in: folder.path), chunkMap), surroundings.statistics)
+                descriptor, settings, (settings.chunks(in: folder.path, isReadOnly: surroundings.isReadOnly), chunkMap),
+                surroundings.statistics)
             let patience = isKnown ? surroundings.patienceForKnown : surroundings.patienceForNew
             let (connection, isOffline) = try Self.connect(store, settings, surroundings, patience, isKnown: isKnown)
             undo.append { connection.close() }

@@ -23,7 +23,7 @@ package func restore(
             target.shutdown()
             LocalStore.removeTraces(in: directory)
         }
-        return TreeCopy(from: store, to: target).run(report: report)
+        return TreeCopy(from: store, to: target, link: target.link).run(report: report)
     }
     let folder = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     defer { close(folder) }
@@ -60,7 +60,15 @@ private func withStore<Result>(
     defer { store.shutdown() }
     store.tune(settings.tuning)
     do { try store.connect() } catch { throw MountError(error.message) }
-    return try body(store)
+    do throws(MountError) {
+        let result = try body(store)
+        do throws(StoreError) { try store.releaseLease() } catch { throw MountError(error.message) }
+        return result
+    } catch {
+        // Why it failed is what counts; the right to pack ends by itself.
+        try? store.releaseLease()
+        throw error
+    }
 }
 
 private func expectEmpty(_ directory: String) throws(MountError) {

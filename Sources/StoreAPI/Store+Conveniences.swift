@@ -9,6 +9,9 @@ extension Store {
         } while cursor != nil
     }
 
+    /// ``delete(_:)-([Deletion])`` without conditions.
+    public func delete(_ paths: [StorePath]) -> [StoreError?] { delete(paths.map { Deletion($0) }) }
+
     /// Deletes one file or empty directory.
     public func delete(_ path: StorePath) throws(StoreError) {
         if let error = delete([path])[0] { throw error }

@@ -56,8 +56,9 @@ public protocol Store: Sendable {
 
     /// Deletes files and empty directories. What is not there counts as deleted.
     ///
-    /// - Returns: One element per path, in order: nil for success, else why not (`.directoryNotEmpty` …).
-    func delete(_ paths: [StorePath]) -> [StoreError?]
+    /// - Returns: One element for each, in order: nil for success, else why not (`.directoryNotEmpty` …). With
+    ///   ``StoreCapabilities/Features/conditionalDelete`` also `.preconditionFailed`, where a file has another version.
+    func delete(_ deletions: [Deletion]) -> [StoreError?]
 
     /// Gives the object or directory at `source` the name `destination`, replacing a file there.
     ///
@@ -147,7 +148,7 @@ extension StoreWrapper {
     public func createDirectory(at path: StorePath, _ attributes: Attributes) throws(StoreError) {
         try inner.createDirectory(at: path, attributes)
     }
-    public func delete(_ paths: [StorePath]) -> [StoreError?] { inner.delete(paths) }
+    public func delete(_ deletions: [Deletion]) -> [StoreError?] { inner.delete(deletions) }
     public func move(_ source: StorePath, to destination: StorePath) throws(StoreError) {
         try inner.move(source, to: destination)
     }

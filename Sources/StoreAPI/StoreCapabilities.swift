@@ -42,6 +42,8 @@ public struct StoreCapabilities: Hashable, Sendable {
         public static let changeTimes = Features(rawValue: 1 << 17)
         /// Versions of small files that were replaced or removed can be read for some time (``ReadRequest/version``).
         public static let formerVersions = Features(rawValue: 1 << 18)
+        /// ``Deletion/version`` is checked by the store, in one step with the deletion.
+        public static let conditionalDelete = Features(rawValue: 1 << 19)
     }
 
     public var features: Features

@@ -10,10 +10,10 @@ public enum StoreChange: Sendable {
     case move(StorePath, to: StorePath, ifVersion: Version? = nil, condition: WriteCondition = .always)
     /// ``Store/copy(_:to:_:)``.
     case copy(StorePath, to: StorePath, CopyOptions)
-    /// ``Store/delete(_:)``. A store with ``StoreCapabilities/batch`` refuses it with `.preconditionFailed` where the
-    /// file has another version than `ifVersion`: what somebody else has put there is not what was meant. Others take
-    /// no conditions for this, and delete what is there.
+    /// ``Store/delete(_:)``: a ``Deletion``.
     case delete(StorePath, ifVersion: Version? = nil)
+
+    fileprivate var isDeletion: Bool { if case .delete = self { true } else { false } }
 
     /// What becomes different by it.
     public var path: StorePath {
@@ -23,6 +23,19 @@ public enum StoreChange: Sendable {
             .delete(let path, ifVersion: _):
             path
         }
+    }
+}
+
+/// A file or an empty directory that is to be deleted.
+public struct Deletion: Hashable, Sendable {
+    public var path: StorePath
+    /// Only a file that has this version: what somebody else has put there is not what was meant. Stores without
+    /// ``StoreCapabilities/Features/conditionalDelete`` delete whatever is there. nil: whatever is there.
+    public var version: Version?
+
+    public init(_ path: StorePath, ifVersion version: Version? = nil) {
+        self.path = path
+        self.version = version
     }
 }
 
@@ -48,11 +61,14 @@ extension Store {
         var results: [Result<Metadata?, StoreError>] = []
         var rest = changes[...]
         while let change = rest.first {
-            let deletions = rest.prefix { if case .delete = $0 { true } else { false } }
+            var deletions: [Deletion] = []
+            for case .delete(let path, ifVersion: let version) in rest.prefix(while: { $0.isDeletion }) {
+                deletions.append(Deletion(path, ifVersion: version))
+            }
             if deletions.isEmpty {
                 results.append(Result { () throws(StoreError) in try applyOne(change) })
             } else {
-                results += delete(deletions.map(\.path)).map { error in error.map { .failure($0) } ?? .success(nil) }
+                results += delete(deletions).map { error in error.map { .failure($0) } ?? .success(nil) }
             }
             rest = rest.dropFirst(max(deletions.count, 1))
         }

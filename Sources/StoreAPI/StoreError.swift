@@ -34,6 +34,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         /// The caller no longer wants the result (``PutOptions/isWanted``).
         case cancelled
         case readOnly
+        /// Another machine changes the store, which cannot keep the changes of two apart.
+        case inUse
         /// TLS: the certificate is not trusted, expired, or for another host.
         case certificateRejected
         /// No space on a disk of this machine.
@@ -72,7 +74,7 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         case .throttled, .timedOut, .unavailable, .corrupted, .internal, .noLocalSpace: true
         case .notFound, .storeNotFound, .alreadyExists, .notADirectory, .isADirectory, .directoryNotEmpty,
             .preconditionFailed, .accessDenied, .authenticationFailed, .quotaExceeded, .tooLarge, .invalidName,
-            .invalidArgument, .unsupported, .cancelled, .readOnly, .certificateRejected, .contentLost:
+            .invalidArgument, .unsupported, .cancelled, .readOnly, .inUse, .certificateRejected, .contentLost:
             false
         }
     }

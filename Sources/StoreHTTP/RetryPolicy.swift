@@ -58,7 +58,8 @@ public struct Backoff: Sendable {
         case .throttled, .timedOut, .unavailable, .corrupted: true
         case .notFound, .storeNotFound, .alreadyExists, .notADirectory, .isADirectory, .directoryNotEmpty,
             .preconditionFailed, .accessDenied, .authenticationFailed, .quotaExceeded, .tooLarge, .invalidName,
-            .invalidArgument, .unsupported, .cancelled, .readOnly, .certificateRejected, .noLocalSpace, .internal,
+            .invalidArgument, .unsupported, .cancelled, .readOnly, .inUse, .certificateRejected, .noLocalSpace,
+            .internal,
             .contentLost:
             false
         }

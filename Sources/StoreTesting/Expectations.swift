@@ -104,8 +104,19 @@ extension Store {
         }
     }
 
-    /// Deletes a directory with all that is in it.
+    /// Deletes a directory with all that is in it, also where the server still shows what was deleted, or ends an upload
+    /// that it has answered.
     public func deleteTree(_ directory: StorePath) throws(StoreError) {
+        for _ in 0..<9 {
+            do throws(StoreError) { return try deleteTreeOnce(directory) } catch {
+                guard error.code == .directoryNotEmpty else { throw error }
+                usleep(300_000)
+            }
+        }
+        try deleteTreeOnce(directory)
+    }
+
+    private func deleteTreeOnce(_ directory: StorePath) throws(StoreError) {
         let entries: [ListEntry]
         do { entries = try self.entries(of: directory) } catch {
             guard error.code == .notFound else { throw error }

@@ -156,14 +156,15 @@ public final class FaultyStore: StoreWrapper {
             try inner.createDirectory(at: path, attributes)
         }
     }
-    public func delete(_ paths: [StorePath]) -> [StoreError?] {
+    public func delete(_ deletions: [Deletion]) -> [StoreError?] {
+        let first = deletions.first?.path ?? .root
         do throws(StoreError) {
-            let fault = try begin(.delete, paths.first ?? .root)
-            let answers = inner.delete(paths)
-            try end(fault, .delete, paths.first ?? .root)
+            let fault = try begin(.delete, first)
+            let answers = inner.delete(deletions)
+            try end(fault, .delete, first)
             return answers
         } catch {
-            return paths.map { _ in error }
+            return deletions.map { _ in error }
         }
     }
     public func move(_ source: StorePath, to destination: StorePath) throws(StoreError) {

@@ -73,7 +73,7 @@ extension StoreCapabilities.Features {
         (.specialFiles, "specialFiles"), (.realDirectories, "realDirectories"), (.spaceUsage, "spaceUsage"),
         (.caseSensitive, "caseSensitive"), (.resumableUpload, "resumableUpload"),
         (.consistentListing, "consistentListing"), (.emptyDirectories, "emptyDirectories"),
-        (.changeTimes, "changeTimes"),
+        (.changeTimes, "changeTimes"), (.conditionalDelete, "conditionalDelete"), (.formerVersions, "formerVersions"),
     ]
 
     /// What is in the set, in words for a report.

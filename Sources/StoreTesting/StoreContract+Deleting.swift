@@ -13,7 +13,42 @@ extension StoreContract {
         StoreClause("deleting what is not there succeeds") { store, scratch in
             try store.delete(scratch / "nothing")
             try store.delete(scratch / "no directory" / "nothing")
-            try requireEqual(store.delete([]).count, 0, "the number of answers to nothing")
+            try requireEqual(store.delete([Deletion]()).count, 0, "the number of answers to nothing")
+        },
+        StoreClause("only the version that is meant is deleted", requires: .conditionalDelete) { store, scratch in
+            let (path, other) = (scratch / "object", scratch / "other")
+            let first = try version(store.write([1], at: path))
+            let second = try version(store.write([2, 2], at: path))
+            let kept = try version(store.write([3], at: other))
+            func delete(_ deletions: Deletion...) -> [StoreError.Code?] { store.delete(deletions).map { $0?.code } }
+            try requireEqual(
+                delete(Deletion(path, ifVersion: first), Deletion(other, ifVersion: kept)), [.preconditionFailed, nil],
+                "the answers for a version that is gone and for one that is there")
+            try requireEqual(store.contents(of: path), [2, 2], "the other version")
+            try require(!store.exists(other), "what was to be deleted is there")
+            try requireEqual(
+                delete(Deletion(path, ifVersion: second), Deletion(other, ifVersion: kept)), [nil, nil],
+                "the answers for what is there, and for what is gone")
+            try requireEqual(store.names(in: scratch), [], "the names")
+        },
+        StoreClause("of who deletes a version and who replaces it one wins", requires: .conditionalDelete) {
+            store, scratch in
+            // What is replaced without a look at what is there is deleted or not.
+            guard store.capabilities.contains(.conditionalReplace) else { return }
+            for round in 0..<20 {
+                let path = scratch / "round \(round)"
+                let base = try version(store.write([0], at: path))
+                let results = race(2) { racer in
+                    if racer == 0 {
+                        if let error = store.delete([Deletion(path, ifVersion: base)])[0] { throw error }
+                    } else {
+                        try store.write([1, 1], at: path, PutOptions(condition: .ifVersion(base)))
+                    }
+                }
+                let isDeleted = (try? results[0].get()) != nil
+                try requireEqual((try? results[1].get()) == nil, isDeleted, "whether the replacement failed")
+                try requireEqual(store.exists(path), !isDeleted, "whether it is there")
+            }
         },
         StoreClause("an empty directory is deleted") { store, scratch in
             try store.createDirectory(at: scratch / "directory", Attributes())

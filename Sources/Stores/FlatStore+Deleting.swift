@@ -5,11 +5,15 @@ import Threading
 extension FlatStore {
     /// Files go in bulk; what is a directory is found by listings, one per thousand neighbours at best, and goes after
     /// what is in it, deepest first, when it is empty by then.
-    package func delete(_ paths: [StorePath]) -> [StoreError?] {
+    package func delete(_ deletions: [Deletion]) -> [StoreError?] {
+        let paths = deletions.map(\.path)
         var answers = [StoreError?](repeating: nil, count: paths.count)
         var files: [Int] = []
         var directories: [Int] = []
-        for (parent, group) in Dictionary(grouping: paths.indices, by: { paths[$0].parent }) {
+        // Only files have versions.
+        for (index, deletion) in deletions.enumerated() where deletion.version != nil { files.append(index) }
+        let others = paths.indices.filter { deletions[$0].version == nil }
+        for (parent, group) in Dictionary(grouping: others, by: { paths[$0].parent }) {
             guard let parent else {
                 for index in group {
                     answers[index] = StoreError(.accessDenied, "the root of the store cannot be deleted", path: .root)
@@ -25,7 +29,7 @@ extension FlatStore {
                 for index in group { answers[index] = error }
             }
         }
-        deleteKeys(of: files, asDirectories: false, paths, &answers)
+        deleteKeys(of: files, asDirectories: false, deletions, &answers)
         let byDepth = Dictionary(grouping: directories) { paths[$0].bytes.filter { $0 == UInt8(ascii: "/") }.count }
         for (_, level) in byDepth.sorted(by: { $0.key > $1.key }) {
             let full = Lock<[Int: StoreError]>([:])
@@ -44,7 +48,7 @@ extension FlatStore {
                 }
                 let kept = full.withLock { $0 }
                 for (index, error) in kept { answers[index] = error }
-                deleteKeys(of: level.filter { kept[$0] == nil }, asDirectories: true, paths, &answers)
+                deleteKeys(of: level.filter { kept[$0] == nil }, asDirectories: true, deletions, &answers)
             } catch {
                 for index in level { answers[index] = error }
             }
@@ -96,20 +100,20 @@ extension FlatStore {
     /// Deletes what is known to be no directory.
     func deleteFiles(_ paths: [StorePath]) -> [StoreError?] {
         var answers = [StoreError?](repeating: nil, count: paths.count)
-        deleteKeys(of: Array(paths.indices), asDirectories: false, paths, &answers)
+        deleteKeys(of: Array(paths.indices), asDirectories: false, paths.map { Deletion($0) }, &answers)
         return answers
     }
 
     private func deleteKeys(
-        of indices: [Int], asDirectories: Bool, _ paths: [StorePath], _ answers: inout [StoreError?]
+        of indices: [Int], asDirectories: Bool, _ deletions: [Deletion], _ answers: inout [StoreError?]
     ) {
         var keys: [(index: Int, key: [UInt8])] = []
         for index in indices {
             do throws(StoreError) {
-                keys.append((index, try key(paths[index], asDirectory: asDirectories)))
+                keys.append((index, try key(deletions[index].path, asDirectory: asDirectories)))
             } catch { answers[index] = error }
         }
-        for (index, error) in deleteKeys(keys, of: paths) { answers[index] = error }
+        for (index, error) in deleteKeys(keys, of: deletions) { answers[index] = error }
     }
 }
 

@@ -57,7 +57,7 @@ package protocol FlatStore: StoreBackend {
     /// Deletes objects by their keys.
     ///
     /// - Returns: Why those that are still there are, by the index that came with the key.
-    func deleteKeys(_ keys: [(index: Int, key: [UInt8])], of paths: [StorePath]) -> [Int: StoreError]
+    func deleteKeys(_ keys: [(index: Int, key: [UInt8])], of deletions: [Deletion]) -> [Int: StoreError]
 }
 
 /// Objects and common prefixes, by their whole keys, in the server's order.

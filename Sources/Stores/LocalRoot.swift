@@ -100,7 +100,7 @@ final class LocalRoot: Sendable {
         ]
         if places.isReadOnly { return always }
         var features = always.union([
-            .conditionalCreate, .serverSideCopy, .rangeCopy, .atomicMove, .directoryMove,
+            .conditionalCreate, .conditionalDelete, .serverSideCopy, .rangeCopy, .atomicMove, .directoryMove,
         ])
         if places.lockFile != nil { features.insert(.conditionalReplace) }
         let name = FileName("probe-" + Trial.name())!

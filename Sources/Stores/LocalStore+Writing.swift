@@ -81,16 +81,16 @@ extension LocalStore {
     }
 
     /// Runs `body` while no other thread replaces a name, and no other process does so on a condition.
-    private func withCommitLock(
-        forCondition condition: WriteCondition, _ root: LocalRoot, _ body: () throws(StoreError) -> Void
-    ) throws(StoreError) {
+    private func withCommitLock<Result>(
+        forCondition condition: WriteCondition, _ root: LocalRoot, _ body: () throws(StoreError) -> Result
+    ) throws(StoreError) -> Result {
         try commitLock.withLock { (_: inout Void) throws(StoreError) in
             guard case .ifVersion = condition, let lockFile = root.lockFile else { return try body() }
             while flock(lockFile.descriptor, LOCK_EX) != 0 {
                 guard errno == EINTR else { throw StoreError(errno: errno, "locking", .root) }
             }
             defer { flock(lockFile.descriptor, LOCK_UN) }
-            try body()
+            return try body()
         }
     }
 
@@ -111,12 +111,12 @@ extension LocalStore {
         return try root.metadata(of: file, path)
     }
 
-    package func delete(_ paths: [StorePath]) -> [StoreError?] {
+    package func delete(_ deletions: [Deletion]) -> [StoreError?] {
         var parents: [StorePath: [Int]] = [:]
-        var answers = [StoreError?](repeating: nil, count: paths.count)
-        for (index, path) in paths.enumerated() {
+        var answers = [StoreError?](repeating: nil, count: deletions.count)
+        for (index, deletion) in deletions.enumerated() {
             do throws(StoreError) {
-                if try remove(path, root()) { parents[path.parent!, default: []].append(index) }
+                if try remove(deletion, root()) { parents[deletion.path.parent!, default: []].append(index) }
             } catch { answers[index] = error }
         }
         for (path, indices) in parents {
@@ -134,7 +134,8 @@ extension LocalStore {
     }
 
     /// - Returns: Whether there was something to remove.
-    private func remove(_ path: StorePath, _ root: LocalRoot) throws(StoreError) -> Bool {
+    private func remove(_ deletion: Deletion, _ root: LocalRoot) throws(StoreError) -> Bool {
+        let path = deletion.path
         guard let name = path.name else {
             throw StoreError(.invalidArgument, "the root of a store cannot be deleted", path: path)
         }
@@ -143,6 +144,18 @@ extension LocalStore {
             guard error.code == .notFound else { throw error }
             return false
         }
+        guard let version = deletion.version else { return try remove(name, path, from: parent) }
+        return try withCommitLock(forCondition: .ifVersion(version), root) { () throws(StoreError) in
+            guard let status = LocalStatus(of: name, in: parent.descriptor) else {
+                guard errno == ENOENT else { throw StoreError(errno: errno, "asking for", path) }
+                return false
+            }
+            try check(version, status, path, root)
+            return try remove(name, path, from: parent)
+        }
+    }
+
+    private func remove(_ name: FileName, _ path: StorePath, from parent: LocalFile) throws(StoreError) -> Bool {
         var result = name.withCString { unlinkat(parent.descriptor, $0, 0) }
         if result != 0, errno == EISDIR || errno == EPERM,
             LocalStatus(of: name, in: parent.descriptor)?.kind == .directory
@@ -184,6 +197,24 @@ extension LocalStore {
         }
         try root.syncDirectory(to.descriptor, destination)
         if source.parent != destination.parent { try root.syncDirectory(from.descriptor, source) }
+    }
+
+    /// Gives a file another name, which must be free.
+    ///
+    /// - Throws: ``StoreError``: `.notFound`, `.alreadyExists`; `.isADirectory` or `.accessDenied` for a directory.
+    package func link(_ file: StorePath, to name: StorePath) throws(StoreError) {
+        let root = try root()
+        guard let oldName = file.name, let newName = name.name, let parent = name.parent else {
+            throw StoreError(.isADirectory, "the root of a store has no other names", path: file)
+        }
+        try root.checkLength(name)
+        let from = try root.openParent(of: file)
+        let to = try root.openDirectory(parent, isMaking: true)
+        let result = oldName.withCString { old in
+            newName.withCString { linkat(from.descriptor, old, to.descriptor, $0, 0) }
+        }
+        guard result == 0 else { throw StoreError(errno: errno, "linking '\(file)' to", name) }
+        try root.syncDirectory(to.descriptor, name)
     }
 
     package func copy(_ source: StorePath, to destination: StorePath, _ options: CopyOptions) throws(StoreError)

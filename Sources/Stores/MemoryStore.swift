@@ -30,7 +30,8 @@ package final class MemoryStore: StoreBackend {
         self.pageSize = pageSize
         self.clock = clock
         var features: StoreCapabilities.Features = [
-            .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
+            .rangedRead, .conditionalCreate, .conditionalReplace, .conditionalDelete, .serverSideCopy, .rangeCopy,
+            .atomicMove,
             .directoryMove, .attributes, .extendedAttributes, .attributesInListing, .specialFiles, .spaceUsage,
             .caseSensitive, .consistentListing, .emptyDirectories, .changeTimes,
         ]
@@ -113,11 +114,18 @@ package final class MemoryStore: StoreBackend {
         try withState(path) { state throws(StoreError) in try makeDirectory(path, attributes, in: &state) }
     }
 
-    package func delete(_ paths: [StorePath]) -> [StoreError?] {
-        paths.map { path in
+    package func delete(_ deletions: [Deletion]) -> [StoreError?] {
+        deletions.map { deletion in
+            let path = deletion.path
             do throws(StoreError) {
                 try withState(path) { state throws(StoreError) in
                     if path.isRoot { throw StoreError(.invalidArgument, "the root of a store cannot be deleted") }
+                    if let version = deletion.version, let there = try? metadata(of: path, in: state),
+                        there.version != version
+                    {
+                        throw StoreError(
+                            .preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
+                    }
                     if state.objects.removeValue(forKey: path) != nil { return }
                     if hasRealDirectories, state.directories[path] != nil, !isEmpty(path, in: state) {
                         throw StoreError(.directoryNotEmpty, "the directory '\(path)' is not empty", path: path)

@@ -26,7 +26,7 @@ extension StoreError.Code {
         case .storeNotFound, .authenticationFailed, .certificateRejected: .refusal
         // The store is not as the catalog thought; a later plan knows better.
         case .notFound, .alreadyExists, .directoryNotEmpty, .preconditionFailed: .retry
-        case .corrupted, .internal, .noLocalSpace: .retry
+        case .corrupted, .internal, .noLocalSpace, .inUse: .retry
         case .notADirectory, .isADirectory, .accessDenied, .quotaExceeded, .tooLarge, .invalidName, .invalidArgument,
             .unsupported, .readOnly, .contentLost:
             .park
@@ -60,6 +60,7 @@ extension StoreError.Code {
         case .invalidName: "The store cannot hold this name: rename the file."
         case .invalidArgument: "Correct the setting that the message names."
         case .unsupported: "The store cannot do this; the file stays in the cache."
+        case .inUse: "Stop the other mount; uploads then go on by themselves."
         case .readOnly: "Mount the store with credentials and settings that allow writing."
         }
     }

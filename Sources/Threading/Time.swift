@@ -79,6 +79,23 @@ extension Clock {
     public func noteFileTime(_ time: Timestamp) {}
 }
 
+/// A moment on both of a clock's faces: one stands still while the machine sleeps, the other one is set by people.
+public struct ClockReading: Sendable {
+    public let monotonic: MonotonicTime
+    public let calendar: Timestamp
+
+    public init(_ clock: any Clock) {
+        monotonic = clock.monotonic
+        calendar = clock.calendar
+    }
+
+    /// Whether less than `duration` has passed since, by either face.
+    public func isWithin(_ duration: Duration, of clock: any Clock) -> Bool {
+        clock.monotonic - monotonic < duration
+            && abs(clock.calendar.nanoseconds - calendar.nanoseconds) < duration.nanoseconds
+    }
+}
+
 /// The machine's clocks.
 public struct SystemClock: Clock {
     public init() {}

@@ -108,7 +108,7 @@ final class AttributeReader: Sendable {
                     return new.count
                 }
             } catch {
-                report(error)
+                surroundings.report(error)
             }
         }
         for _ in 0..<count { pool.submit { [self] in step() } }
@@ -139,7 +139,7 @@ final class AttributeReader: Sendable {
                 end(work.inode, true)
             }
         } catch {
-            report(error)
+            surroundings.report(error)
             end(work.inode, false)
         }
     }
@@ -162,7 +162,7 @@ final class AttributeReader: Sendable {
                 changed(try backing.catalog.learnAttributes(metadata, target: target, of: question))
                 end(question.inode, true)
             } catch {
-                report(error)
+                surroundings.report(error)
                 end(question.inode, false)
             }
         } catch {
@@ -197,11 +197,6 @@ final class AttributeReader: Sendable {
     private func end(_ inode: InodeID, _ isKnown: Bool) {
         let waiters = state.withLock { $0.jobs.removeValue(forKey: inode)?.waiters ?? [] }
         for parked in waiters { parked.answer(isKnown) }
-    }
-
-    private func report(_ error: CatalogError) {
-        surroundings.statistics.report(
-            kind: "catalog", message: error.message, advice: "Check the disk that holds the cache folder.")
     }
 }
 

@@ -141,8 +141,7 @@ final class DirectoryLister: Sendable {
                 inode = parent
             }
         } catch {
-            surroundings.statistics.report(
-                kind: "catalog", message: error.message, advice: "Check the disk that holds the cache folder.")
+            surroundings.report(error)
         }
     }
 
@@ -390,7 +389,7 @@ extension StoreError {
         case .storeNotFound, .authenticationFailed, .throttled, .timedOut, .unavailable, .certificateRejected: true
         case .notFound, .alreadyExists, .notADirectory, .isADirectory, .directoryNotEmpty, .preconditionFailed,
             .accessDenied, .quotaExceeded, .tooLarge, .invalidName, .invalidArgument, .unsupported, .corrupted,
-            .cancelled, .readOnly, .noLocalSpace, .contentLost, .internal:
+            .cancelled, .readOnly, .inUse, .noLocalSpace, .contentLost, .internal:
             false
         }
     }

@@ -55,6 +55,7 @@ extension FileSystemError {
             case .timedOut: .timedOut
             case .cancelled: .interrupted
             case .readOnly: .readOnly
+            case .inUse: .busy
             case .noLocalSpace: .noSpace
             case .storeNotFound, .throttled, .unavailable, .corrupted, .contentLost, .internal: .inputOutput
             }
@@ -68,7 +69,7 @@ extension FileSystemError {
             case .notADirectory, .isADirectory, .alreadyExists, .directoryNotEmpty: .stale
             case .unsupported, .invalidName, .invalidArgument: .inputOutput
             case .storeNotFound, .accessDenied, .authenticationFailed, .quotaExceeded, .tooLarge, .throttled,
-                .timedOut, .unavailable, .corrupted, .cancelled, .readOnly, .certificateRejected, .noLocalSpace,
+                .timedOut, .unavailable, .corrupted, .cancelled, .readOnly, .inUse, .certificateRejected, .noLocalSpace,
                 .contentLost, .internal:
                 FileSystemError(StoreError(code, ""))
             }

@@ -35,6 +35,11 @@ final class Surroundings: Sendable {
         let parked = parking.park(for: nil, late: .failure(.timedOut), ended: .failure(.noDevice), reply)
         pool.submit { parked.answer(body()) }
     }
+
+    func report(_ error: CatalogError) {
+        statistics.report(
+            kind: "catalog", message: error.message, advice: "Check the disk that holds the cache folder.")
+    }
 }
 
 /// POSIX semantics over one store: its catalog, its cache and its synchronizer.
@@ -115,7 +120,7 @@ final class Volume: Sendable {
                     names.map { .entry(parent: numbers.number($0.parent), name: $0.name.bytes) })
             }
         } catch {
-            report(error)
+            surroundings.report(error)
         }
     }
 
@@ -159,7 +164,7 @@ final class Volume: Sendable {
             try lister.distrust(directory.id)
             lister.refresh(directory.id)
         } catch {
-            report(error)
+            surroundings.report(error)
         }
     }
 
@@ -186,7 +191,7 @@ final class Volume: Sendable {
             if try catalog.forget(inode) { cache.discard(inode) }
         } catch {
             // It stays an orphan of the catalog, which the next connection forgets.
-            report(error)
+            surroundings.report(error)
         }
     }
 
@@ -195,13 +200,8 @@ final class Volume: Sendable {
         do {
             for inode in try catalog.orphans() where nodes.lostName(inode) { reapNow(inode) }
         } catch {
-            report(error)
+            surroundings.report(error)
         }
-    }
-
-    func report(_ error: CatalogError) {
-        surroundings.statistics.report(
-            kind: "catalog", message: error.message, advice: "Check the disk that holds the cache folder.")
     }
 
     // MARK: Listings

@@ -88,7 +88,7 @@ final class FakeStore: StoreBackend {
         throw StoreError(.unsupported, "not here")
     }
     func createDirectory(at path: StorePath, _ attributes: Attributes) throws(StoreError) {}
-    func delete(_ paths: [StorePath]) -> [StoreError?] { paths.map { _ in nil } }
+    func delete(_ deletions: [Deletion]) -> [StoreError?] { deletions.map { _ in nil } }
     func accountInformation() throws(StoreError) -> [AccountField] { [] }
     func shutdown() {
         state.update {

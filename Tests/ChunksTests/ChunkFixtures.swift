@@ -10,14 +10,14 @@ import Threading
 /// A store that packs, with a folder of its own for what is on this machine.
 func makeChunkStore(
     on base: any Store, limit: Int64? = 100_000, maxChunkSize: Int64 = 1_000_000, trust: Duration = .zero,
-    grace: Duration = .seconds(3600), snapshotInterval: Int64 = 0, folder: TemporaryFolder,
+    grace: Duration = .seconds(3600), snapshotInterval: Int64 = 0, isReadOnly: Bool = false, folder: TemporaryFolder,
     clock: any Clock = SystemClock()
 ) -> ChunkStore {
     ChunkStore(
         base,
         ChunkSettings(
             smallFileLimit: limit, maxChunkSize: maxChunkSize, trust: trust, grace: grace, leastAge: grace,
-            snapshotInterval: snapshotInterval, folder: folder.path),
+            snapshotInterval: snapshotInterval, folder: folder.path, isReadOnly: isReadOnly),
         map: MapHolder(path: folder.path + "/chunks.sqlite"), clock: clock)
 }
 
@@ -37,7 +37,8 @@ extension StoreFixture {
         ] + ["radosgw", "rclone"].compactMap(s3)
 
     static let memoryFeatures: StoreCapabilities.Features = [
-        .rangedRead, .conditionalCreate, .conditionalReplace, .serverSideCopy, .rangeCopy, .atomicMove,
+        .rangedRead, .conditionalCreate, .conditionalReplace, .conditionalDelete, .serverSideCopy, .rangeCopy,
+        .atomicMove,
         .directoryMove, .attributes, .extendedAttributes, .attributesInListing, .specialFiles, .spaceUsage,
         .caseSensitive, .consistentListing, .emptyDirectories, .changeTimes,
     ]
@@ -47,7 +48,8 @@ extension StoreFixture {
         deviations: [String: String] = [:],
         base: @escaping @Sendable () throws -> (store: any Store, cleanUp: @Sendable () -> Void)
     ) -> StoreFixture {
-        StoreFixture("packing(\(name))", features: features, deviations: deviations) {
+        let own: StoreCapabilities.Features = limit == nil ? [] : .formerVersions
+        return StoreFixture("packing(\(name))", features: features.union(own), deviations: deviations) {
             let folder = try TemporaryFolder()
             let (base, cleanUp) = try base()
             return (

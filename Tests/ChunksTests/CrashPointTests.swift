@@ -78,12 +78,9 @@ private final class CrashPoint: StoreWrapper {
         try perform { () throws(StoreError) in try inner.createDirectory(at: path, attributes) }
     }
     /// Stores delete one after the other what comes in one request.
-    func delete(_ paths: [StorePath]) -> [StoreError?] {
-        paths.map { path in
-            do throws(StoreError) {
-                try perform { () throws(StoreError) in try inner.delete(path) }
-                return nil
-            } catch { return error }
+    func delete(_ deletions: [Deletion]) -> [StoreError?] {
+        deletions.map { deletion in
+            do throws(StoreError) { return try perform { inner.delete([deletion])[0] } } catch { return error }
         }
     }
     func move(_ source: StorePath, to destination: StorePath) throws(StoreError) {

@@ -54,6 +54,35 @@ import Threading
         #expect(throws: StoreError.self) { try target.metadata(of: StorePath("d5/f5")!) }
     }
 
+    @Test("names of one file are linked, and what says so without being true is copied")
+    func links() throws {
+        let (source, target) = (MemoryStore(), MemoryStore())
+        let file = ObjectIdentity.newFile()
+        func put(_ path: String, of file: String, as name: String) throws {
+            let text = ObjectIdentity(of: file, at: StorePath(name)!, size: 3, modified: Self.time).text
+            _ = try source.put(
+                UploadBody([1, 2, 3]), at: StorePath(path)!,
+                PutOptions(attributes: Attributes(modified: Self.time, identity: text, replaces: "c1.1")))
+        }
+        for name in ["a", "b", "d/c"] { try put(name, of: file, as: name) }
+        try put("copied by others", of: file, as: "a")
+        let lost = ObjectIdentity.newFile()
+        for name in ["lost 1", "lost 2"] { try put(name, of: lost, as: name) }
+        let faulty = FaultyStore(source)
+        faulty.inject(.fail(StoreError(.accessDenied, "not this one")), on: .read, below: StorePath("lost 1"))
+        faulty.inject(.fail(StoreError(.accessDenied, "not this one")), on: .read, below: StorePath("lost 2"))
+        let linked = Lock<[StorePath]>([])
+        let outcome = TreeCopy(from: faulty, to: target) { first, name throws(StoreError) in
+            guard try target.metadata(of: first).size == 3 else { throw StoreError(.internal, "no bytes") }
+            linked.withLock { $0.append(name) }
+            _ = try target.put(UploadBody([7]), at: name, PutOptions())
+        }.run { _ in true }
+        #expect(outcome.failures.count == 2 && outcome.progress.files == 4)
+        #expect(linked.withLock { $0.count } == 2)
+        let copied = try target.metadata(of: StorePath("copied by others")!)
+        #expect(copied.size == 3 && copied.attributes?.identity == nil && copied.attributes?.replaces == nil)
+    }
+
     @Test("it ends when the caller says so")
     func interrupted() throws {
         let outcome = TreeCopy(from: try source(), to: MemoryStore(), workers: 1).run { _ in false }

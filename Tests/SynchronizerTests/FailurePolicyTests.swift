@@ -12,7 +12,7 @@ import Testing
         .isADirectory: .park, .directoryNotEmpty: .retry, .preconditionFailed: .retry, .accessDenied: .park,
         .authenticationFailed: .refusal, .quotaExceeded: .park, .tooLarge: .park, .invalidName: .park,
         .invalidArgument: .park, .unsupported: .park, .throttled: .throttle, .timedOut: .outage,
-        .unavailable: .outage, .corrupted: .retry, .cancelled: .none, .readOnly: .park,
+        .unavailable: .outage, .corrupted: .retry, .cancelled: .none, .readOnly: .park, .inUse: .retry,
         .contentLost: .park,
         .certificateRejected: .refusal, .noLocalSpace: .retry, .internal: .retry,
     ]

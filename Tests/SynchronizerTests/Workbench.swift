@@ -94,9 +94,9 @@ final class NarrowStore: StoreWrapper {
         throw StoreError(.unavailable, "the connection broke", path: source)
     }
 
-    func delete(_ paths: [StorePath]) -> [StoreError?] {
-        hooks.withLock { $0.deletions.append(paths) }
-        return inner.delete(paths)
+    func delete(_ deletions: [Deletion]) -> [StoreError?] {
+        hooks.withLock { $0.deletions.append(deletions.map(\.path)) }
+        return inner.delete(deletions)
     }
 }
 

@@ -15,7 +15,8 @@ struct ErrorTableTests {
             [
                 FileSystemError.stale, .inputOutput, .exists, .notADirectory, .isADirectory, .notEmpty, .stale,
                 .accessDenied, .accessDenied, .quotaExceeded, .tooLarge, .invalid, .invalid, .unsupported,
-                .inputOutput, .timedOut, .inputOutput, .inputOutput, .interrupted, .readOnly, .accessDenied, .noSpace,
+                .inputOutput, .timedOut, .inputOutput, .inputOutput, .interrupted, .readOnly, .busy, .accessDenied,
+                .noSpace,
                 .inputOutput,
             ]))
     func ofNames(code: StoreError.Code, expected: FileSystemError) {
@@ -29,7 +30,8 @@ struct ErrorTableTests {
             [
                 FileSystemError.stale, .inputOutput, .stale, .stale, .stale, .stale, .stale, .accessDenied,
                 .accessDenied, .quotaExceeded, .tooLarge, .inputOutput, .inputOutput, .inputOutput, .inputOutput,
-                .timedOut, .inputOutput, .inputOutput, .interrupted, .readOnly, .accessDenied, .noSpace, .inputOutput,
+                .timedOut, .inputOutput, .inputOutput, .interrupted, .readOnly, .busy, .accessDenied, .noSpace,
+                .inputOutput,
             ]))
     func ofContent(code: StoreError.Code, expected: FileSystemError) {
         #expect(FileSystemError(CacheError.store(StoreError(code, ""))) == expected)

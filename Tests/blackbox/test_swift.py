@@ -70,3 +70,27 @@ def test_a_url_and_the_environment_are_enough(swift_server, mounts, folder):
     assert store.names() == {"file": 5}
     assert store.password not in mount.config.read_text()
     mount.stop()
+
+
+def test_only_one_machine_packs_and_the_other_is_told_which(swift_server, mounts):
+    store = swift_server("swift")
+    options = {"cache": 0, "metadata_cache": 0, "type": "chunk"}
+    first, second = mounts(store, **options).start(), mounts(store, **options)
+    (first.data / "file").write_bytes(b"one")
+    first.sync()
+    (process,) = first.pids()
+    said = second.fail(timeout=90)
+    assert f"process {process} on " in said and "-o ro" in said, said
+    reader = mounts(store, flags=["-o", "ro"], **options).start()
+    assert (reader.data / "file").read_bytes() == b"one"
+    # After a crash the same mount goes on at once.
+    first.kill()
+    assert f"process {process} on " in second.fail(timeout=90)
+    first.start()
+    (first.data / "file").write_bytes(b"two")
+    first.stop()
+    second.start()
+    assert (second.data / "file").read_bytes() == b"two"
+    second.stop()
+    reader.stop()
+    assert not [name for name in store.names() if "/writers/" in name]

@@ -51,10 +51,11 @@ package struct Settings: Hashable, Sendable {
     }
 
     /// - Parameter folder: for temporary files.
-    func chunks(in folder: String) -> ChunkSettings {
+    func chunks(in folder: String, isReadOnly: Bool = false) -> ChunkSettings {
         ChunkSettings(
             smallFileLimit: self["type"] == "chunk" ? Int64(number("small_file_limit") * 1_000) : nil,
-            maxChunkSize: bytes(number("max_chunk_size")), trust: metadataLifetime, folder: folder)
+            maxChunkSize: bytes(number("max_chunk_size")), trust: metadataLifetime, folder: folder,
+            isReadOnly: isReadOnly)
     }
 
     package var tuning: StoreTuning {

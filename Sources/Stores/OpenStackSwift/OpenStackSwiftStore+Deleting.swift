@@ -6,7 +6,7 @@ import Threading
 
 extension OpenStackSwiftStore {
     /// The manifest of an object in segments goes first: half an object is never seen.
-    package func deleteKeys(_ keys: [(index: Int, key: [UInt8])], of paths: [StorePath]) -> [Int: StoreError] {
+    package func deleteKeys(_ keys: [(index: Int, key: [UInt8])], of deletions: [Deletion]) -> [Int: StoreError] {
         let failures = Lock<[Int: StoreError]>([:])
         let segments = Lock<[Int: OpenStackSwiftSegments]>([:])
         do throws(StoreError) {
@@ -15,7 +15,7 @@ extension OpenStackSwiftStore {
                     let (index, key) = keys[number]
                     guard key.last != UInt8(ascii: "/") else { return }
                     do throws(StoreError) {
-                        let found = try head(key, paths[index], isNewest: true, believesMiss: true)
+                        let found = try head(key, deletions[index].path, isNewest: true, believesMiss: true)
                         if let own = found.flatMap({ OpenStackSwiftSegments($0, of: key) }) {
                             segments.withLock { $0[index] = own }
                         }

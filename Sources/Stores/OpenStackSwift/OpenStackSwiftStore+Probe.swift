@@ -245,7 +245,7 @@ extension OpenStackSwiftStore {
         private mutating func removeAll() throws(StoreError) {
             // In bulk, as far as the server says that it does that.
             store.state.withLock { $0.traits.deleteBatch = traits.deleteBatch }
-            let answers = store.deleteKeys(made.enumerated().map { ($0, $1) }, of: made.map { _ in path })
+            let answers = store.deleteKeys(made.enumerated().map { ($0, $1) }, of: made.map { _ in Deletion(path) })
             if let error = answers.values.first { throw error }
         }
 

@@ -8,24 +8,31 @@ extension S3Store {
     /// one after the other before they answer a word (OpenStack Swift: 20 ms each), so that a large batch would time out.
     var deleteBatch: Int { !traits.deletesInBulk ? 1 : configuration.isAmazon ? 1000 : 50 }
 
-    package func deleteKeys(_ keys: [(index: Int, key: [UInt8])], of paths: [StorePath]) -> [Int: StoreError] {
-        // The list of a bulk deletion is XML, which cannot carry every key.
-        let listed = keys.filter { !KeyCodec.holdsControls($0.key) }
+    package func deleteKeys(_ keys: [(index: Int, key: [UInt8])], of deletions: [Deletion]) -> [Int: StoreError] {
+        let paths = deletions.map(\.path)
+        // The list of a bulk deletion is XML, which cannot carry every key. Nor does every server that checks the
+        // condition of one deletion check those of many.
+        func mustGoAlone(_ entry: (index: Int, key: [UInt8])) -> Bool {
+            KeyCodec.holdsControls(entry.key) || (traits.deleteTagForm != nil && deletions[entry.index].version != nil)
+        }
+        let listed = keys.filter { !mustGoAlone($0) }
         let isBulk = traits.deletesInBulk && listed.count > 1
         let size = isBulk ? deleteBatch : 1
         let batches =
             stride(from: 0, to: listed.count, by: size).map { Array(listed[$0..<min($0 + size, listed.count)]) }
-            + keys.filter { KeyCodec.holdsControls($0.key) }.map { [$0] }
+            + keys.filter(mustGoAlone).map { [$0] }
         let failures = Lock<[Int: StoreError]>([:])
         do throws(StoreError) {
-            try session.parallel.run(batches.count, parallel: isBulk ? 4 : 32) { [self] (number) throws(StoreError) in
+            try session.parallel.run(batches.count, parallel: isBulk && listed.count == keys.count ? 4 : 32) {
+                [self] (number) throws(StoreError) in
                 let batch = batches[number]
                 do throws(StoreError) {
                     if batch.count > 1 {
                         let refused = try deleteInBulkOrSingly(batch, paths)
                         failures.withLock { $0.merge(refused) { $1 } }
                     } else {
-                        try deleteObject(batch[0].key, paths[batch[0].index])
+                        let deletion = deletions[batch[0].index]
+                        try deleteObject(batch[0].key, deletion.path, ifVersion: deletion.version)
                     }
                 } catch {
                     failures.withLock { for entry in batch { $0[entry.index] = error } }
@@ -37,11 +44,22 @@ extension S3Store {
         return failures.withLock { $0 }
     }
 
-    func deleteObject(_ key: [UInt8], _ path: StorePath) throws(StoreError) {
+    /// - Throws: ``StoreError``: `.preconditionFailed` where the server checks it and the object has another version.
+    func deleteObject(_ key: [UInt8], _ path: StorePath, ifVersion version: Version? = nil) throws(StoreError) {
         var call = S3Call(
             "DELETE", key, .requestsDelete, .storeDelete, action: "'\(path)' could not be deleted", path: path)
         call.accepted = [404]
-        let response = try send(call)
+        if let version, let form = traits.deleteTagForm {
+            call.headers = [("If-Match", form.text(of: version.text))]
+        }
+        let response: HTTPResponse
+        do throws(StoreError) { response = try send(call) } catch {
+            guard error.code == .preconditionFailed, !call.headers.isEmpty,
+                let there = try head(key, path), self.version(there) == version
+            else { throw error }
+            // Some servers refuse the tags of objects in parts, right or not.
+            return try deleteObject(key, path)
+        }
         guard response.status == 404 else { return }
         let error = S3Errors.error(response, call.action, path: path, concernsKey: true, bucket: configuration.bucket)
         if error.code != .notFound { throw error }

@@ -72,6 +72,7 @@ extension S3Store {
             try tryCopying()
             try tryCreating()
             try tryReplacing()
+            try tryDeleting()
             try tryParts()
             try tryDirectories()
             try tryControls()
@@ -189,7 +190,7 @@ extension S3Store {
         private mutating func tryReplacing() throws(StoreError) {
             for form in [S3Traits.TagForm.quoted, .bare] {
                 func condition(_ tag: String) -> [(name: String, value: String)] {
-                    [("If-Match", form == .quoted ? "\"\(tag)\"" : tag)]
+                    [("If-Match", form.text(of: tag))]
                 }
                 guard let tag = try store.head(store.key(path), path).flatMap({ HTTPAnswer.tag($0["ETag"]) }) else {
                     return
@@ -202,6 +203,31 @@ extension S3Store {
                 guard (200..<300).contains(replaced.status) else { continue }
                 traits.replaceTagForm = form
                 features.insert(.conditionalReplace)
+                return
+            }
+        }
+
+        /// Amazon checks it, and newer versions of Ceph do; others delete whatever is there.
+        private mutating func tryDeleting() throws(StoreError) {
+            let target = sibling("deleted")
+            made.insert(target)
+            guard let tag = HTTPAnswer.tag(try put(target, bytes, [])["ETag"]) else { return }
+            let key = try store.key(target)
+            func delete(_ tag: String, _ form: S3Traits.TagForm) throws(StoreError) -> Int {
+                var call = S3Call(
+                    "DELETE", key, .requestsDelete, .storeDelete, action: "a trial object could not be deleted",
+                    path: target)
+                call.headers = [("If-Match", form.text(of: tag))]
+                call.accepted = [400, 404, 405, 409, 412, 501]
+                return try store.send(call).status
+            }
+            for form in [S3Traits.TagForm.quoted, .bare] {
+                guard try delete(TextEncoding.hex(Digest.md5(Array(tag.utf8))), form) == 412,
+                    try store.head(key, target) != nil
+                else { return }
+                guard (200..<300).contains(try delete(tag, form)) else { continue }
+                traits.deleteTagForm = form
+                features.insert(.conditionalDelete)
                 return
             }
         }

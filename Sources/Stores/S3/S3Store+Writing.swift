@@ -137,7 +137,7 @@ extension S3Store {
             if try head(key, path) != nil { throw condition.failure(path) }
         case .ifVersion(let version):
             if let form = traits.replaceTagForm {
-                headers.append(("If-Match", form == .quoted ? "\"\(version.text)\"" : version.text))
+                headers.append(("If-Match", form.text(of: version.text)))
                 return true
             }
             guard let current = try head(key, path), HTTPAnswer.tag(current["ETag"]) == version.text else {

@@ -114,12 +114,17 @@ package final class S3Store: FlatStore {
 
 /// What a server has been seen to do, beyond the capabilities.
 struct S3Traits: Hashable, Sendable {
-    enum TagForm: Sendable { case quoted, bare }
+    enum TagForm: Sendable {
+        case quoted, bare
+        func text(of tag: String) -> String { self == .quoted ? "\"\(tag)\"" : tag }
+    }
 
     /// PUT with `If-None-Match: *` is checked.
     var checksAbsence = false
     /// How `If-Match` of a PUT wants the entity tag; nil: it is not checked.
     var replaceTagForm: TagForm?
+    /// How `If-Match` of a DELETE wants the entity tag; nil: it is not checked.
+    var deleteTagForm: TagForm?
     /// Entity tags of 32 hexadecimal digits are the MD5 of the object, unless its encryption says otherwise.
     var tagIsMD5 = false
     /// Reads and copies with the entity tag of an object in parts as their condition fail though it is right.

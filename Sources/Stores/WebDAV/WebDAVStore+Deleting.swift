@@ -4,14 +4,21 @@ import StoreHTTP
 import Threading
 
 extension WebDAVStore {
-    package func delete(_ paths: [StorePath]) -> [StoreError?] {
+    package func delete(_ deletions: [Deletion]) -> [StoreError?] {
+        let paths = deletions.map(\.path)
         let results = Lock([StoreError?](repeating: nil, count: paths.count))
         let directories = Lock<Set<Int>>([])
         let tuning = state.withLock { $0.tuning }
         do throws(StoreError) {
             try session.parallel.run(paths.count, parallel: min(16, tuning.connections)) { index throws(StoreError) in
                 do throws(StoreError) {
-                    let isDirectory = try self.deleteFile(paths[index])
+                    let deletion = deletions[index]
+                    let isDirectory =
+                        deletion.version == nil || !self.traits.locks
+                        ? try self.deleteFile(deletion)
+                        : try self.withLock(of: deletion.path, length: 0) { () throws(StoreError) in
+                            try self.deleteFile(deletion)
+                        }
                     if isDirectory { directories.withLock { _ = $0.insert(index) } }
                 } catch { results.withLock { $0[index] = error } }
             }
@@ -29,9 +36,13 @@ extension WebDAVStore {
     /// Deletes a file; what is not there counts as deleted.
     ///
     /// - Returns: Whether this is a directory, which is still there: DELETE would delete all that is in it.
-    private func deleteFile(_ path: StorePath) throws(StoreError) -> Bool {
+    private func deleteFile(_ deletion: Deletion) throws(StoreError) -> Bool {
+        let path = deletion.path
         if path.isRoot { throw StoreError(.invalidArgument, "the root of a store cannot be deleted") }
         guard let there = try find(path) else { return false }
+        if let version = deletion.version, version != there.version {
+            throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
+        }
         if there.kind == .directory { return true }
         var call = WebDAVCall(
             "DELETE", path, .requestsDelete, .storeDelete, action: "'\(path)' could not be deleted")

@@ -201,7 +201,7 @@ extension WebDAVStore {
             }
             guard hold else { return }
             traits.locks = true
-            features.formUnion([.conditionalCreate, .conditionalReplace])
+            features.formUnion([.conditionalCreate, .conditionalReplace, .conditionalDelete])
         }
 
         private func locksHold() throws(StoreError) -> Bool {
