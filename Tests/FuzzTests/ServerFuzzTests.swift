@@ -192,7 +192,8 @@ struct ServerFuzzTests {
             let header = String(decoding: input, as: UTF8.self)
             let credentials = WebAuthentication(
                 user: "u", password: secret, token: nil, home: WebURL("https://h/")!)
-            credentials.note(HTTPResponse(status: 401, headers: [("WWW-Authenticate", header)]))
+            credentials.note(
+                HTTPResponse(status: 401, headers: [("WWW-Authenticate", header)]), from: WebURL("https://h/x")!)
             var request = HTTPRequest("GET", "https://h/x", counter: .requestsGet, operation: .storeGet)
             do { try credentials.sign(&request, at: Timestamp(seconds: 0)) } catch { return complaint(error) }
             guard let answer = request["Authorization"] else { return nil }
