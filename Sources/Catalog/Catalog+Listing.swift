@@ -526,7 +526,8 @@ extension Tables {
         let isDirectory = metadata.kind == .directory
         let modified = told?.modified ?? metadata.modified
         let now = Timestamp(nanoseconds: now)
-        let isKnown = (told != nil && metadata.kind != .symbolicLink) || !capabilities.contains(.attributes)
+        // Where a link leads no listing tells.
+        let isKnown = metadata.kind != .symbolicLink && (told != nil || !capabilities.contains(.attributes))
         let inode = try insertInode(
             InodeRecord(
                 id: InodeID(0), kind: metadata.kind, mode: told?.mode ?? 0, uid: told?.uid ?? 0, gid: told?.gid ?? 0,

@@ -86,6 +86,9 @@ package final class ChunkStore: Store {
 
     package init(_ base: any Store, _ settings: ChunkSettings, map: MapHolder, clock: any Clock = SystemClock()) {
         self.base = base
+        var settings = settings
+        // What is in chunks is shown all the same.
+        if base.capabilities.isReadOnly { settings.smallFileLimit = nil }
         self.settings = settings
         self.clock = clock
         self.map = map
@@ -646,8 +649,12 @@ extension ChunkStore {
     private func storedVolume() throws(StoreError) -> String? {
         let sink = MemorySink()
         do throws(StoreError) { _ = try base.read(ChunkPaths.format, ReadRequest(range: 0..<4096), into: sink) } catch {
-            if error.code == .notFound { return nil }
-            throw error
+            switch error.code {
+            case .notFound: return nil
+            // Many a web server keeps names that begin with a dot to itself. Nothing is written over them there.
+            case .accessDenied where base.capabilities.isReadOnly: return nil
+            default: throw error
+            }
         }
         return try VolumeFormat(sink.bytes).volume
     }

@@ -109,7 +109,9 @@ extension Mount {
             problem = error.message
         }
         status.store = .init(
-            name: stack.descriptor.scheme, identity: stack.identity, problem: problem,
+            name: stack.descriptor.scheme, identity: stack.identity,
+            isReadOnly: stack.backing.store.capabilities.isReadOnly,
+            problem: problem,
             information: connection.information.map { .init(name: $0.name, value: $0.value) },
             totalBytes: space.total, usedBytes: space.used, freeBytes: space.free)
         status.cache.folder = stack.folder.path

@@ -174,7 +174,8 @@ package final class Mount: Sendable {
             return "cloudfusion"
         }
         let identity = descriptor.identity(request.settings.storeSettings(descriptor))
-        let source = identity.hasPrefix(scheme + ":") ? identity : "\(scheme):\(identity)"
+        let isURL = ([scheme] + descriptor.otherSchemes).contains { identity.hasPrefix($0 + ":") }
+        let source = isURL ? identity : "\(scheme):\(identity)"
         return String(source.map { $0 == "," || $0 == "\\" || $0.isWhitespace ? "_" : $0 })
     }
 
@@ -253,7 +254,10 @@ package final class Mount: Sendable {
     /// ``stop()`` is called meanwhile: as a new mount of the same cache does.
     package func run() {
         guard let session = parts.withLock({ $0.session }) else { return }
-        logger.notice("mounted \(sessionOptions.sourceName) at \(request.mountPoint.path)")
+        let isReadOnly = withStack { $0?.backing.store.capabilities.isReadOnly } ?? false || request.options.isReadOnly
+        logger.notice(
+            "mounted \(sessionOptions.sourceName) at \(request.mountPoint.path)\(isReadOnly ? ", for reading only" : "")"
+        )
         session.wait()
         let asked = state.update { (state) -> Int in
             state.isUnmounted = true

@@ -61,11 +61,14 @@ public struct StoreCapabilities: Hashable, Sendable {
     public var multipartThreshold: Int64?
     /// nil: nothing is gained by handing over many changes at once.
     public var batch: ChangeBatch?
+    /// Whether nothing on this store can be changed: each call that would ends with `.readOnly`. Known before
+    /// ``Store/connect()``.
+    public var isReadOnly: Bool
 
     public init(
         _ features: Features, largestObject: Int64? = nil, longestName: Int = 255, longestPath: Int = 4095,
         deleteBatch: Int = 1, rangeCopySizes: ClosedRange<Int64> = 1...Int64.max, multipartThreshold: Int64? = nil,
-        batch: ChangeBatch? = nil
+        batch: ChangeBatch? = nil, isReadOnly: Bool = false
     ) {
         self.features = features
         self.largestObject = largestObject
@@ -75,6 +78,7 @@ public struct StoreCapabilities: Hashable, Sendable {
         self.rangeCopySizes = rangeCopySizes
         self.multipartThreshold = multipartThreshold
         self.batch = batch
+        self.isReadOnly = isReadOnly
     }
 
     public func contains(_ features: Features) -> Bool { self.features.contains(features) }

@@ -5,7 +5,7 @@ public import Threading
 ///
 /// A password goes out only when the server has asked for one, and in the way that it asked for; to no other server than
 /// the one it is for, and over nothing weaker than that. Whoever gets an answer with status 401 hands it to
-/// ``note(_:)`` before ``HTTPSession`` asks whether another attempt is worth while.
+/// ``note(_:from:)`` before ``HTTPSession`` asks whether another attempt is worth while.
 ///
 /// Sources: RFC 7617 (Basic), RFC 7616 (Digest), RFC 6750 (Bearer).
 public final class WebAuthentication: RequestSigning {
@@ -40,7 +40,7 @@ public final class WebAuthentication: RequestSigning {
     /// The same server under TLS, to which it has redirected.
     public func move(to home: WebURL) {
         state.withLock { state in
-            if home.host == state.home.host, home.isSecure || !state.home.isSecure { state.home = home }
+            if home.host == state.home.host, home.isSecure, !state.home.isSecure { state.home = home }
         }
     }
 
@@ -69,8 +69,10 @@ public final class WebAuthentication: RequestSigning {
         request["Authorization"] = header
     }
 
-    /// Takes over how the server wants to be told who asks, from an answer with status 401.
-    public func note(_ response: HTTPResponse) {
+    /// Takes over how the server wants to be told who asks, from an answer with status 401. What another server wants, to
+    /// which a request was redirected, does not count.
+    public func note(_ response: HTTPResponse, from url: WebURL) {
+        guard state.withLock({ $0.home.origin }) == url.origin else { return }
         let challenges = response.headers.filter { $0.name.lowercased() == "www-authenticate" }
             .flatMap { AuthenticationChallenge.parse($0.value) }
         let digests = challenges.compactMap(DigestChallenge.init)

@@ -8,6 +8,9 @@ public struct StoreClause: Sendable, CustomStringConvertible {
     public let requires: StoreCapabilities.Features
     /// Whether the trial ends with a store that cannot be used any more.
     public let endsStore: Bool
+    /// Whether it says something of changes; of a store that can only be read it says nothing then. Others are tried on
+    /// such a store with what somebody else puts there (``FilledStore``).
+    public private(set) var isAboutChanges: Bool
     private let exclude: @Sendable (StoreCapabilities) -> String?
     private let body: @Sendable (any Store, StorePath) throws -> Void
 
@@ -16,22 +19,31 @@ public struct StoreClause: Sendable, CustomStringConvertible {
     ///   - body: Tries it in a directory that exists and is empty, and throws when it is not so.
     public init(
         _ name: String, requires: StoreCapabilities.Features = [], endsStore: Bool = false,
+        isAboutChanges: Bool = false,
         exclude: @escaping @Sendable (StoreCapabilities) -> String? = { _ in nil },
         _ body: @escaping @Sendable (_ store: any Store, _ scratch: StorePath) throws -> Void
     ) {
         self.name = name
         self.requires = requires
         self.endsStore = endsStore
+        self.isAboutChanges = isAboutChanges
         self.exclude = exclude
         self.body = body
     }
 
     public var description: String { name }
 
+    func aboutChanges() -> StoreClause {
+        var clause = self
+        clause.isAboutChanges = true
+        return clause
+    }
+
     /// Why the sentence does not apply to a store with these capabilities; nil when it does.
     public func reasonToSkip(_ capabilities: StoreCapabilities) -> String? {
         let missing = requires.subtracting(capabilities.features)
         if !missing.isEmpty { return "the store lacks " + missing.names.joined(separator: ", ") }
+        if isAboutChanges, capabilities.isReadOnly { return "the store is for reading only" }
         return exclude(capabilities)
     }
 
@@ -60,8 +72,8 @@ public struct ContractViolation: Error, CustomStringConvertible {
 /// The sentences that hold for every store, whatever it is made of.
 public enum StoreContract {
     public static let clauses: [StoreClause] =
-        reading + writing + conditions + attributes + listing + names + deleting + moving + copying + concurrency
-        + endings
+        reading + listing + names + concurrency + endings
+        + (writing + conditions + attributes + deleting + moving + copying).map { $0.aboutChanges() }
 }
 
 extension StoreCapabilities.Features {

@@ -3,7 +3,7 @@ import Threading
 
 extension StoreContract {
     static let concurrency: [StoreClause] = [
-        StoreClause("of many that write an object at once one remains, whole") { store, scratch in
+        StoreClause("of many that write an object at once one remains, whole", isAboutChanges: true) { store, scratch in
             let path = scratch / "object"
             let results = race(8) { try store.write(pattern(150_000, seed: UInt64($0)), at: path) }
             for result in results { _ = try result.get() }
@@ -52,7 +52,7 @@ extension StoreContract {
             for result in results { try result.get() }
             try requireEqual(store.names(in: scratch).count, 80, "the number of objects")
         },
-        StoreClause("directories with a common parent can be made at once") { store, scratch in
+        StoreClause("directories with a common parent can be made at once", isAboutChanges: true) { store, scratch in
             let results = race(8) { try store.write([1], at: scratch / "a" / "b" / "c" / "\($0)") }
             for result in results { _ = try result.get() }
             try requireEqual(store.names(in: scratch / "a" / "b" / "c").count, 8, "the number of objects")

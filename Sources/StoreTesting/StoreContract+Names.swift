@@ -67,7 +67,8 @@ extension StoreContract {
                 try store.write([1], at: path)
                 try requireEqual(store.contents(of: path), [1], "the object")
             },
-            StoreClause("a name that is too long is refused, and nothing is written") { store, scratch in
+            StoreClause("a name that is too long is refused, and nothing is written", isAboutChanges: true) {
+                store, scratch in
                 let longest = store.capabilities.longestPath
                 var path = scratch
                 while path.bytes.count <= longest { path = path / String(repeating: "d", count: 200) }

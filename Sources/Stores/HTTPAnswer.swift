@@ -29,6 +29,20 @@ enum HTTPAnswer {
         return length(response)
     }
 
+    /// The size of the file of which an answer is all, a part, or no part (416); nil where it is not told.
+    static func toldSize(_ response: HTTPResponse) -> Int64? {
+        switch response.status {
+        case 206, 416: response["Content-Range"].flatMap { size($0.split(separator: "/").last) }
+        default: size(response["Content-Length"])
+        }
+    }
+
+    /// The version of a file: its entity tag, else time and size; nil where the server tells neither.
+    static func version(tag: String?, modified: Timestamp?, size: Int64) -> Version? {
+        if let tag { return Version(tag) }
+        return modified.map { Version("\($0.seconds)-\(size)") }
+    }
+
     /// Whether an object that is said to be missing may be there.
     ///
     /// OpenStack Swift's object server lists an object's folder and then opens the newest file: when an upload replaces

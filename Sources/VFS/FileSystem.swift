@@ -103,6 +103,7 @@ package struct FileSystemSettings: Sendable {
     package var metadataLifetime: Duration
     /// How long a caller waits for the store before it gets an error.
     package var requestDeadline: Duration
+    /// Also where the store can be changed.
     package var isReadOnly: Bool
     /// For files in directories of which none says anything else: see ``Durability/attribute``.
     package var durability: Durability

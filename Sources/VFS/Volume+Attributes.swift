@@ -218,6 +218,6 @@ extension Volume {
     // MARK: Checks
 
     func mayChange() throws(FileSystemError) {
-        if settings.isReadOnly { throw .readOnly }
+        if settings.isReadOnly || backing.store.capabilities.isReadOnly { throw .readOnly }
     }
 }

@@ -333,6 +333,37 @@ struct ChunkStoreTests {
         #expect(try store.exists(Self.path("a")) == false)
     }
 
+    /// A store that can only be read, and that may keep to itself what begins with a dot.
+    private struct Frozen: StoreWrapper {
+        let inner: any Store
+        var hidesDots = false
+        var capabilities: StoreCapabilities {
+            var capabilities = inner.capabilities
+            capabilities.isReadOnly = true
+            return capabilities
+        }
+        func read(_ path: StorePath, _ request: ReadRequest, into sink: any ReadSink) throws(StoreError) -> Metadata {
+            if hidesDots, path.isInside(ChunkPaths.control) { throw StoreError(.accessDenied, "this is not shown") }
+            return try inner.read(path, request, into: sink)
+        }
+    }
+
+    @Test("where nothing can be changed nothing is packed, and what is in chunks is shown if it can be read")
+    func readOnly() throws {
+        let rig = Rig()
+        let packing = try rig.machine()
+        for name in ["a", "b"] { try packing.write([1], at: Self.path("d/\(name)")) }
+        try rig.memory.write([2], at: Self.path("plain"))
+        for hidesDots in [false, true] {
+            let folder = try TemporaryFolder()
+            let store = makeChunkStore(on: Frozen(inner: rig.memory, hidesDots: hidesDots), folder: folder)
+            try store.connect()
+            #expect(store.capabilities.isReadOnly && store.capabilities.batch == nil)
+            #expect(try store.exists(Self.path("d/a")) == !hidesDots)
+            #expect(try store.contents(of: Self.path("plain")) == [2])
+        }
+    }
+
     @Test("without packing, what is in chunks is read, changed, renamed and removed, and new files are plain")
     func switchedOff() throws {
         let rig = Rig()

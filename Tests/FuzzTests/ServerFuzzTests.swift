@@ -141,6 +141,58 @@ struct ServerFuzzTests {
         }
     }
 
+    /// Shows a page, and has a file wherever a link leads.
+    private struct WebFolder: HTTPTransport {
+        let page: HTTPResponse
+
+        func send(_ request: HTTPRequest) throws(StoreError) -> HTTPResponse {
+            if request.method == "HEAD" {
+                return HTTPResponse(status: 200, headers: [("Content-Length", "3"), ("ETag", "\"t\"")])
+            }
+            if let sink = request.sink {
+                try page.body.withUnsafeBufferPointer { bytes throws(StoreError) in
+                    try sink.write(UnsafeRawBufferPointer(bytes), at: 0)
+                }
+            }
+            return HTTPResponse(status: 200, headers: page.headers)
+        }
+        func tune(_ tuning: StoreTuning) {}
+        func reconnect() {}
+        func shutdown() {}
+    }
+
+    @Test("index pages of web servers have legal names once each, and all that is asked for lies in the folder")
+    func pages() throws {
+        let words = [
+            "<a href=\"", "\">", "</a>", "href='", "../", "%2e%2e/", "%2F", "<!--", "-->", "<script>", "</script>",
+            "?C=N",
+            "http://h/", "//x/", "&#x2f;", "31-Jan-2024 23:59", "9999999999999999999K", "\"type\":\"directory\"",
+            "<file>x</file>", "Content-Type: application/json",
+        ]
+        try Fuzzer("pages", words: words).run { input, _ in
+            do {
+                let store = try HTTPStore(
+                    StoreSettings(["url": "https://h/pub/", "user": "u", "password": secret]),
+                    statistics: Statistics(), transport: WebFolder(page: answer(input)))
+                var page = try store.list(.root, after: nil)
+                var names: Set<FileName> = []
+                for _ in 0..<100 {
+                    for entry in page.entries {
+                        if !names.insert(entry.name).inserted { return "'\(entry.name)' is listed twice" }
+                        if entry.metadata.size < 0 { return "'\(entry.name)' has \(entry.metadata.size) bytes" }
+                        if entry.name.description == ".cloudfusion" { return "what is the program's own is shown" }
+                    }
+                    for name in page.refusedNames where name.utf8.contains(where: { $0 < 0x20 }) {
+                        return "control characters in the refused name \(name.debugDescription)"
+                    }
+                    guard let next = page.next else { return nil }
+                    page = try store.list(.root, after: next)
+                }
+                return "the listing has no end"
+            } catch { return complaint(error) }
+        }
+    }
+
     @Test("containers of OpenStack Swift have legal names, and no size below zero")
     func containers() throws {
         let words = [
@@ -192,7 +244,8 @@ struct ServerFuzzTests {
             let header = String(decoding: input, as: UTF8.self)
             let credentials = WebAuthentication(
                 user: "u", password: secret, token: nil, home: WebURL("https://h/")!)
-            credentials.note(HTTPResponse(status: 401, headers: [("WWW-Authenticate", header)]))
+            credentials.note(
+                HTTPResponse(status: 401, headers: [("WWW-Authenticate", header)]), from: WebURL("https://h/x")!)
             var request = HTTPRequest("GET", "https://h/x", counter: .requestsGet, operation: .storeGet)
             do { try credentials.sign(&request, at: Timestamp(seconds: 0)) } catch { return complaint(error) }
             guard let answer = request["Authorization"] else { return nil }

@@ -38,6 +38,16 @@ import Threading
         #expect(lines[12].hasPrefix("last heartbeat: 20"))
     }
 
+    @Test("that a store is for reading only is said where it is named")
+    func readOnly() throws {
+        var status = status()
+        #expect(StatsFile.text(status).contains("\nstore: s3 https://x/b\n"))
+        status.store?.isReadOnly = true
+        #expect(StatsFile.text(status).contains("\nstore: s3 https://x/b, for reading only\n"))
+        #expect(StatusFile.read(StatusFile.text(status)) == status)
+        #expect(String(decoding: StatusFile.text(status), as: UTF8.self).contains("\"read_only\" : true"))
+    }
+
     @Test("status.json is read back as it was written")
     func json() throws {
         let status = status()

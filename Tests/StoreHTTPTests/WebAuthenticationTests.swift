@@ -66,7 +66,7 @@ struct WebAuthenticationTests {
                 headers: [
                     ("WWW-Authenticate", "Basic realm=r"), ("WWW-Authenticate", "Digest nonce=a, qop=auth"),
                     ("www-authenticate", "Digest nonce=b, qop=auth, algorithm=SHA-256"),
-                ]))
+                ]), from: home)
         #expect(credentials.credentialsWereRefused())
         #expect(try header("http://h/a?b")?.contains("nc=00000001") == true)
         let second = try header("http://h/a?b")
@@ -76,6 +76,12 @@ struct WebAuthenticationTests {
         #expect(try header("https://h/a") == nil)
         credentials.move(to: try #require(WebURL("https://other/")))
         #expect(try header("https://other/a") == nil)
+        credentials.move(to: try #require(WebURL("http://h:8080/")))
+        #expect(try header("http://h:8080/a") == nil)
+        credentials.note(
+            HTTPResponse(status: 401, headers: [("WWW-Authenticate", "Basic realm=r")]),
+            from: try #require(WebURL("http://other/")))
+        #expect(try header("http://h/a")?.hasPrefix("Digest ") == true)
         credentials.move(to: try #require(WebURL("https://h/")))
         #expect(try header("https://h/a") != nil)
         #expect(try header("http://h/a") == nil)

@@ -11,6 +11,7 @@ extension StoreFixture {
         [.memory, .flatMemory, .faultyMemory, .local("local disk", in: "/var/tmp")]
         + (isTmpfsUsable ? [.local("local tmpfs", in: "/dev/shm")] : []) + servers.compactMap(s3)
         + webdavServers.compactMap(webdav) + openStackSwiftServers.compactMap(openStackSwift)
+        + httpServers.compactMap(http)
 
     /// Kinds of stores that cannot be tried here, each with the reason.
     static let missing: [(name: String, reason: String)] =
@@ -19,7 +20,7 @@ extension StoreFixture {
         + webdavServers.filter { webdav($0) == nil }.map { ("webdav on \($0.name)", "\($0.variable) is not set") }
         + openStackSwiftServers.filter { openStackSwift($0) == nil }.map {
             ("swift on \($0.name)", "\($0.variable) is not set")
-        }
+        } + httpServers.filter { http($0) == nil }.map { ("http on \($0.name)", "\($0.variable) is not set") }
 
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .conditionalDelete, .serverSideCopy, .rangeCopy,
@@ -210,6 +211,59 @@ extension StoreFixture {
                 "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
             ])
             return (try StoreDescriptor.openStackSwift.make(settings, Statistics()), {})
+        }
+    }
+}
+
+/// A server with index pages that the project's test runner may have started.
+struct HTTPServer {
+    let name: String
+    /// What is lacking of ``StoreFixture/httpFeatures``.
+    var lacks: StoreCapabilities.Features = []
+    var deviations: [String: String] = [:]
+    /// Set by the test runner to "url user password folder".
+    var variable: String { "CLOUDFUSION_TEST_HTTP_\(name.uppercased())" }
+}
+
+extension StoreFixture {
+    private static let hidesDots = "nginx shows no names that begin with a dot"
+    private static let spellsAnew = "Python's http.server spells bytes that are no UTF-8 in another way"
+
+    static let httpServers = [
+        HTTPServer(
+            name: "nginx",
+            deviations: [
+                "a name with a leading dot is kept": hidesDots, "a name with three dots is kept": hidesDots,
+            ]),
+        HTTPServer(name: "httpd"),
+        HTTPServer(
+            name: "python", lacks: .rangedRead,
+            deviations: [
+                "a name with invalid UTF-8 is kept": spellsAnew, "a name with a surrogate in UTF-8 is kept": spellsAnew,
+            ]),
+    ]
+
+    static let httpFeatures: StoreCapabilities.Features = [
+        .rangedRead, .realDirectories, .emptyDirectories, .caseSensitive, .consistentListing,
+    ]
+
+    /// A folder of its own among those that the server shows, filled from behind.
+    static func http(_ server: HTTPServer) -> StoreFixture? {
+        guard let value = getenv(server.variable) else { return nil }
+        let words = String(cString: value).split(separator: " ").map(String.init)
+        guard words.count == 4 else { return nil }
+        let features = httpFeatures.subtracting(server.lacks)
+        return StoreFixture("http on \(server.name)", features: features, deviations: server.deviations) {
+            let folder = try TemporaryDirectory(in: words[3])
+            chmod(folder.path, 0o755)
+            // With it the server is tried.
+            folder.write(Array("abc".utf8), to: "file")
+            let name = folder.path.split(separator: "/").last!
+            let settings = try StoreDescriptor.http.settings(from: [
+                "url": "\(words[0])/\(name)/", "user": words[1], "password": words[2],
+            ])
+            let store = try StoreDescriptor.http.make(settings, Statistics())
+            return (FilledStore(store, from: LocalStore(path: folder.path)), { folder.remove() })
         }
     }
 }

@@ -83,6 +83,24 @@ struct AttributeTests {
         #expect(try answer { rig.files.readLink(entry.number, $0) } == Array("../target".utf8))
     }
 
+    /// Keeps no attributes, and links all the same: archives are on such stores.
+    private struct NoAttributes: StoreWrapper {
+        let inner: any Store
+        var capabilities: StoreCapabilities {
+            inner.capabilities.subtracting([.attributes, .attributesInListing, .extendedAttributes])
+        }
+    }
+
+    @Test("a symbolic link leads where it leads also on a store that keeps no attributes")
+    func linkWithoutAttributes() throws {
+        let rig = try Rig { NoAttributes(inner: $0) }
+        _ = try rig.memory.put(
+            UploadBody(Array("../target".utf8)), at: StorePath("link")!, PutOptions(kind: .symbolicLink))
+        let entry = try rig.lookup("link")
+        #expect(entry.attributes.kind == .symbolicLink)
+        #expect(try answer { rig.files.readLink(entry.number, $0) } == Array("../target".utf8))
+    }
+
     @Test("while the store cannot be asked, the mount's defaults are shown, and not remembered by the kernel")
     func defaults() throws {
         let (rig, _) = try Self.rig()

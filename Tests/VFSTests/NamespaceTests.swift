@@ -227,6 +227,30 @@ struct NamespaceTests {
         #expect(try rig.read(target) == "\0ef\0\0")
     }
 
+    /// A store that can only be read.
+    private struct Frozen: StoreWrapper {
+        let inner: any Store
+        var capabilities: StoreCapabilities {
+            var capabilities = inner.capabilities
+            capabilities.isReadOnly = true
+            return capabilities
+        }
+    }
+
+    @Test("on a store that can only be read nothing is changed, whatever the mount's options say")
+    func readOnlyStore() throws {
+        let rig = try Rig(wrap: { Frozen(inner: $0) })
+        try rig.put("x", at: "a")
+        let number = try rig.lookup("a").number
+        #expect(error { try rig.create("b") } == .readOnly)
+        #expect(error { try rig.unlink("a") } == .readOnly)
+        #expect(error { try rig.makeDirectory("d") } == .readOnly)
+        #expect(error { try rig.change(number) { $0.modified = .now } } == .readOnly)
+        #expect(error { try rig.open(number, O_RDWR) } == .readOnly)
+        let handle = try rig.open(number)
+        #expect(try rig.read(handle) == "x")
+    }
+
     @Test("a read-only mount changes nothing, and its control files can still be written")
     func readOnly() throws {
         let written = Lock(0)

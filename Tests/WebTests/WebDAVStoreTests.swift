@@ -373,7 +373,7 @@ struct NextcloudTests {
             $0.traits.putsWhole = true
             $0.traits.checksums = true
             $0.traits.takesTimes = true
-            $0.traits.uploads = WebDAVConfiguration.uploads($0.base)
+            $0.traits.uploads = WebDAVTraits.uploads(store.base)
         }
         return store
     }
@@ -409,9 +409,9 @@ struct NextcloudTests {
 
     @Test("other servers are not taken for it")
     func others() {
-        #expect(WebDAVConfiguration.uploads(WebURL("https://h/dav/files/x")!) == nil)
+        #expect(WebDAVTraits.uploads(WebURL("https://h/dav/files/x")!) == nil)
         #expect(
-            WebDAVConfiguration.uploads(WebURL("https://h/cloud/remote.php/dav/files/x/y")!)?.path
+            WebDAVTraits.uploads(WebURL("https://h/cloud/remote.php/dav/files/x/y")!)?.path
                 == "/cloud/remote.php/dav/uploads/x")
     }
 }

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from harness import S3, Folder, Local, Mount, OpenStackSwift, WebDAV, mounts_below  # noqa: E402
+from harness import HTTP, S3, Folder, Local, Mount, OpenStackSwift, WebDAV, mounts_below  # noqa: E402
 from rigs.network import Network  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -74,6 +74,20 @@ def s3_bucket(name):
 def webdav_server():
     """`webdav_server(name)`: a folder of the test's own on one of the servers."""
     return lambda name: place_on(WebDAV, "WEBDAV", name)
+
+
+@pytest.fixture
+def web_server():
+    """`web_server(name)`: a folder of the test's own on one of the servers with index pages."""
+    made = []
+
+    def place(name):
+        made.append(place_on(HTTP, "HTTP", name))
+        return made[-1]
+
+    yield place
+    for store in made:
+        shutil.rmtree(store.root, ignore_errors=True)
 
 
 @pytest.fixture

@@ -220,6 +220,51 @@ class WebDAV:
 
 
 @dataclasses.dataclass(frozen=True)
+class HTTP:
+    """A folder that a web server shows as an index page, and that belongs to one test. It is filled where the server has
+    its files."""
+
+    name: str
+    endpoint: str
+    user: str
+    password: str
+    files: pathlib.Path
+    folder: str = ""
+
+    @classmethod
+    def from_environment(cls, name):
+        """The server that `python3 -m rigs start` has announced; None if it has not."""
+        value = os.environ.get(f"CLOUDFUSION_TEST_HTTP_{name.upper()}")
+        if value is None:
+            return None
+        endpoint, user, password, files = value.split()
+        return cls(name, endpoint, user, password, pathlib.Path(files))
+
+    def below(self, folder):
+        """A new folder, which everybody may read."""
+        (self.files / folder).mkdir(mode=0o755)
+        return dataclasses.replace(self, folder=folder)
+
+    def through(self, endpoint):
+        path = urllib.parse.urlsplit(self.endpoint).path
+        return dataclasses.replace(self, endpoint=endpoint + path)
+
+    @property
+    def root(self):
+        return self.files / self.folder
+
+    @property
+    def url(self):
+        return f"{self.endpoint}/{self.folder}/"
+
+    @property
+    def auth(self):
+        return {"url": self.url, "user": self.user, "password": self.password}
+
+    store = {"name": "http"}
+
+
+@dataclasses.dataclass(frozen=True)
 class OpenStackSwift:
     """A container that is used through OpenStack Swift's protocol, and a prefix in it that belongs to one test."""
 

@@ -4,6 +4,7 @@ start prints a line per server and protocol, ready for `eval` or `env`:
     CLOUDFUSION_TEST_S3_RADOSGW="http://127.0.0.1:41233 us-east-1 KEY SECRET BUCKET"
     CLOUDFUSION_TEST_SWIFT_RADOSGW="http://127.0.0.1:41233/auth/v1.0 USER SECRET CONTAINER"
     CLOUDFUSION_TEST_WEBDAV_HTTPD="http://127.0.0.1:41234/dav USER PASSWORD FOLDER"
+    CLOUDFUSION_TEST_HTTP_NGINX="http://127.0.0.1:41235/files USER PASSWORD FOLDER"
 and nothing for those that are not installed, which standard error says. Exit status 1 if one did not start.
 """
 
@@ -13,9 +14,10 @@ import sys
 
 from rigs.processes import RigError
 from rigs.servers import S3_SERVERS
-from rigs.web import Httpd, RcloneWebDAV, WsgiDAV
+from rigs.web import Httpd, HttpdIndex, Nginx, PythonHTTP, RcloneWebDAV, WsgiDAV
 
-SERVERS = {server.name: server for server in (*S3_SERVERS, Httpd, WsgiDAV, RcloneWebDAV)}
+SERVERS = {server.name: server for server in (
+    *S3_SERVERS, Httpd, WsgiDAV, RcloneWebDAV, HttpdIndex, Nginx, PythonHTTP)}
 
 
 def main():

@@ -1,4 +1,6 @@
-"""WebDAV servers: Apache httpd, WsgiDAV, rclone. Three opinions of what WebDAV is."""
+"""WebDAV servers: Apache httpd, WsgiDAV, rclone. Three opinions of what WebDAV is.
+
+And servers that show folders as index pages: Apache httpd, nginx, Python's http.server."""
 
 import base64
 import hashlib
@@ -8,6 +10,7 @@ import pathlib
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -86,10 +89,19 @@ class WebServer:
         return found
 
 
+def password_file(path, user, password):
+    """Names and passwords as Apache and nginx read them."""
+    digest = base64.b64encode(hashlib.sha1(password.encode()).digest()).decode()
+    path.write_text(f"{user}:{{SHA}}{digest}\n")
+
+
 class Httpd(WebServer):
     """Apache httpd with mod_dav: Basic authentication, properties of at most 1 KB, files replaced as a whole."""
 
     name = "httpd"
+    path = "/dav"
+    # What is done with the folder.
+    purpose = "Dav On"
     modules = ("mpm_event", "alias", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic", "dav", "dav_fs",
                "mime", "headers", "env", "setenvif")
 
@@ -97,8 +109,7 @@ class Httpd(WebServer):
         program = self.need("apache2")
         for part in ("locks", "root"):
             (self.state / part).mkdir(exist_ok=True)
-        digest = base64.b64encode(hashlib.sha1(self.password.encode()).digest()).decode()
-        (self.state / "users").write_text(f"{self.user}:{{SHA}}{digest}\n")
+        password_file(self.state / "users", self.user, self.password)
         account = ""
         if os.getuid() == 0:                 # as root it refuses to serve
             account = "User nobody\nGroup nogroup"
@@ -128,9 +139,9 @@ KeepAliveTimeout 60
 DocumentRoot {self.state}/root
 TypesConfig /dev/null
 DavLockDB {self.state}/locks/db
-Alias /dav {self.files}
+Alias {self.path} {self.files}
 <Directory {self.files}>
-    Dav On
+    {self.purpose}
     AuthType Basic
     AuthName rig
     AuthUserFile {self.state}/users
@@ -139,7 +150,7 @@ Alias /dav {self.files}
 """)
         (self.state / "pid").unlink(missing_ok=True)
         self.processes.spawn("httpd", [program, "-DFOREGROUND", "-f", self.state / "httpd.conf"])
-        return "/dav"
+        return self.path
 
     def let_through(self):
         """Opens the folders above the files to the server's account; none but those of the tests."""
@@ -178,4 +189,68 @@ class RcloneWebDAV(WebServer):
             from_venv("rclone"), "serve", "webdav", "--config", "/dev/null", "--cache-dir", self.state / "cache",
             "--addr", f"127.0.0.1:{port}", "--user", self.user, "--pass", self.password, "--dir-cache-time", "1h",
             "--log-level", "ERROR", self.files], env=env)
+        return ""
+
+
+class HttpdIndex(Httpd):
+    """Apache httpd with mod_autoindex: pages with sizes such as "4.9K" and times in minutes."""
+
+    name = "httpd-index"
+    kind = "HTTP"
+    path = "/files"
+    purpose = "Options Indexes FollowSymLinks\n    IndexOptions FancyIndexing"
+    modules = (*Httpd.modules, "dir", "autoindex")
+
+
+class Nginx(WebServer):
+    """nginx with autoindex: Basic authentication; leaves out names that begin with a dot. `/files` has HTML, `/json` and
+    `/xml` the other forms."""
+
+    name = "nginx"
+    kind = "HTTP"
+
+    def launch(self, port):
+        program = self.need("nginx")
+        password_file(self.state / "users", self.user, self.password)
+        (self.state / "tmp").mkdir(exist_ok=True)
+        account = "user root;" if os.getuid() == 0 else ""
+        temporary = "\n".join(f"    {kind}_temp_path {self.state}/tmp/{kind};"
+                              for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        forms = "\n".join(
+            f"        location /{path}/ {{ alias {self.files}/; autoindex on; autoindex_format {form}; }}"
+            for path, form in (("files", "html"), ("json", "json"), ("xml", "xml")))
+        (self.state / "nginx.conf").write_text(f"""\
+daemon off;
+pid {self.state}/pid;
+error_log stderr crit;
+worker_processes 1;
+{account}
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    default_type application/octet-stream;
+    types {{ text/html html; }}
+    keepalive_requests 100000;
+{temporary}
+    server {{
+        listen 127.0.0.1:{port};
+        auth_basic rig;
+        auth_basic_user_file {self.state}/users;
+{forms}
+    }}
+}}
+""")
+        self.processes.spawn("nginx", [program, "-p", self.state, "-c", self.state / "nginx.conf"])
+        return "/files"
+
+
+class PythonHTTP(WebServer):
+    """Python's http.server: no ranges, no entity tags, no credentials; its pages have nothing but names."""
+
+    name = "python-http"
+    kind = "HTTP"
+
+    def launch(self, port):
+        self.processes.spawn("python-http", [
+            sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1", "--directory", self.files])
         return ""

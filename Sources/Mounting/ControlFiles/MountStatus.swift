@@ -16,6 +16,8 @@ package struct MountStatus: Codable, Sendable, Equatable {
         package var name: String
         /// What tells it apart from others of its kind; without credentials.
         package var identity: String
+        /// Nothing on it can be changed, whatever the mount's options say.
+        package var isReadOnly = false
         /// Why it cannot be reached.
         package var problem: String?
         package var information: [Field]
@@ -98,6 +100,7 @@ package struct MountStatus: Codable, Sendable, Equatable {
 extension MountStatus.Store {
     private enum CodingKeys: String, CodingKey {
         case name, identity, problem, information
+        case isReadOnly = "read_only"
         case totalBytes = "total_bytes"
         case usedBytes = "used_bytes"
         case freeBytes = "free_bytes"

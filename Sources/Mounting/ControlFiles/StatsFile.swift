@@ -37,7 +37,7 @@ package enum StatsFile {
             }
         }
         if let store = status.store {
-            lines.append("store: \(store.name) \(store.identity)")
+            lines.append("store: \(store.name) \(store.identity)" + (store.isReadOnly ? ", for reading only" : ""))
             for field in store.information { lines.append("    \(field.name): \(field.value)") }
             if let used = store.usedBytes { lines.append("    \(megabytes(Double(used))) MB used") }
             if let free = store.freeBytes { lines.append("    \(megabytes(Double(free))) MB free") }

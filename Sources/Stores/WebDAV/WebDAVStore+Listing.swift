@@ -82,7 +82,7 @@ extension WebDAVStore {
         let size = resource.size ?? 0
         return Metadata(
             kind: described?.kind ?? .file, size: size, modified: modified,
-            version: version(tag: resource.tag, modified: resource.modified, size: size),
+            version: HTTPAnswer.version(tag: resource.tag, modified: resource.modified, size: size),
             attributes: described?.attributes ?? Attributes(), md5: resource.md5)
     }
 
@@ -104,7 +104,7 @@ extension WebDAVStore {
             }
             if there.kind != .directory { throw Self.notADirectory(directory) }
             call.accepted = []
-            throw WebDAVErrors.error(response, call, isAnonymous: configuration.user == nil)
+            throw WebDAVErrors.error(response, call, isAnonymous: isAnonymous)
                 ?? StoreError(.internal, "\(call.action): status \(response.status)", path: directory)
         }
         let answer = try WebDAVMultistatus(response.body)

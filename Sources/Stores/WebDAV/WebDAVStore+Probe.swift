@@ -79,7 +79,7 @@ extension WebDAVStore {
             try tryTimes()
             let usage = try tolerating { () throws(StoreError) in try store.spaceUsage() }
             if let usage, usage != SpaceUsage() { features.insert(.spaceUsage) }
-            traits.uploads = WebDAVConfiguration.uploads(store.base)
+            traits.uploads = WebDAVTraits.uploads(store.base)
             let sink = MemorySink()
             _ = try tolerating { () throws(StoreError) in try store.read(path("whole"), ReadRequest(), into: sink) }
             traits.putsWhole = sink.bytes == bytes

@@ -50,16 +50,16 @@ extension WebDAVStore {
             // Made in the meantime, by who replaces it.
             if [404, 410].contains(response.status) { return nil }
             call.accepted = []
-            throw WebDAVErrors.error(response, call, isAnonymous: configuration.user == nil)
+            throw WebDAVErrors.error(response, call, isAnonymous: isAnonymous)
                 ?? StoreError(.internal, "\(call.action): status \(response.status)", path: path)
         }
-        guard let size = Self.wholeSize(response) else {
+        guard let size = HTTPAnswer.toldSize(response) else {
             throw StoreError(.internal, "\(call.action): the server does not tell how long it is", path: path)
         }
         let modified = response["Last-Modified"].flatMap { Timestamp(httpDate: $0) }
         return Metadata(
             kind: .file, size: size, modified: modified ?? Timestamp(nanoseconds: 0),
-            version: Self.version(tag: HTTPAnswer.tag(response["ETag"]), modified: modified, size: size))
+            version: HTTPAnswer.version(tag: HTTPAnswer.tag(response["ETag"]), modified: modified, size: size))
     }
 
     /// Metadata for a read that gives no bytes.
@@ -76,13 +76,5 @@ extension WebDAVStore {
 
     static func isADirectory(_ path: StorePath) -> StoreError {
         StoreError(.isADirectory, "'\(path)' is a directory on the server", path: path)
-    }
-
-    /// The size of the file of which this is all or a part.
-    private static func wholeSize(_ response: HTTPResponse) -> Int64? {
-        if response.status == 206 {
-            return response["Content-Range"].flatMap { HTTPAnswer.size($0.split(separator: "/").last) }
-        }
-        return HTTPAnswer.size(response["Content-Length"])
     }
 }

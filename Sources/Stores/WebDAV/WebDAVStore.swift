@@ -26,7 +26,6 @@ package final class WebDAVStore: StoreBackend {
         var capabilities = StoreCapabilities(
             [.rangedRead, .realDirectories], longestPath: WebDAVStore.longestPath)
         var traits = WebDAVTraits()
-        var base: WebURL
         var tuning = StoreTuning()
     }
 
@@ -35,10 +34,9 @@ package final class WebDAVStore: StoreBackend {
     /// What the program keeps for itself; not listed at the root.
     static let control = StorePath(".cloudfusion")!
 
-    let configuration: WebDAVConfiguration
-    let authentication: WebAuthentication
-    let session: HTTPSession
-    let state: Lock<State>
+    let site: WebSite
+    let isAnonymous: Bool
+    let state = Lock(State())
     /// Numbers of the locks that this process has or is waiting for.
     let busyLocks = Monitor<Set<Int>>([])
     let pausing = SystemPause()
@@ -49,25 +47,21 @@ package final class WebDAVStore: StoreBackend {
     package init(_ settings: StoreSettings, statistics: Statistics, transport: (any HTTPTransport)? = nil)
         throws(StoreError)
     {
-        let configuration = try WebDAVConfiguration(settings)
-        self.configuration = configuration
-        authentication = WebAuthentication(
-            user: configuration.user, password: configuration.password, token: configuration.token,
-            home: configuration.base)
-        session = HTTPSession(
-            transport: transport ?? HTTPClient(HTTPClientOptions(), statistics: statistics), signer: authentication,
-            statistics: statistics)
-        state = Lock(State(base: configuration.base))
+        let place = try WebPlace(settings, example: "https://cloud.example.org/dav/folder")
+        isAnonymous = place.user == nil
+        // What is sent must not end up with somebody else.
+        site = WebSite(place, statistics: statistics, transport: transport) { $0 == "GET" && $2.isSecure }
     }
 
     package var capabilities: StoreCapabilities { state.withLock { $0.capabilities } }
     var traits: WebDAVTraits { state.withLock { $0.traits } }
-    var base: WebURL { state.withLock { $0.base } }
+    var base: WebURL { site.base }
+    var session: HTTPSession { site.session }
 
     package func accountInformation() throws(StoreError) -> [AccountField] {
         [
             AccountField("store", "WebDAV"), AccountField("url", base.description),
-            AccountField("credentials", authentication.origin),
+            AccountField("credentials", site.authentication.origin),
         ]
     }
 
@@ -80,7 +74,7 @@ package final class WebDAVStore: StoreBackend {
 
     package func shutdown() {
         pausing.interrupt()
-        session.shutdown()
+        site.shutdown()
     }
 }
 
@@ -141,8 +135,6 @@ struct WebDAVCall {
 }
 
 extension WebDAVStore {
-    private static let mostRedirects = 5
-
     /// Sends a call, also to where the server redirects it.
     func send(_ call: WebDAVCall) throws(StoreError) -> HTTPResponse {
         guard call.path.bytes.count <= Self.longestPath else {
@@ -151,72 +143,25 @@ extension WebDAVStore {
                 "'\(call.path)' has \(call.path.bytes.count) bytes: with WebDAV paths have \(Self.longestPath) at most",
                 path: call.path)
         }
-        var url = call.url ?? self.url(call.path, isCollection: call.isCollection)
-        for _ in 0..<Self.mostRedirects {
-            var request = HTTPRequest(
-                call.method, url.description, headers: call.headers, body: call.body, counter: call.counter,
-                operation: call.operation)
-            request.sink = call.sink
-            request.sinkOffset = call.sinkOffset
-            request.isWanted = call.isWanted
-            request.progress = call.progress
-            let asked = url
-            let response = try session.send(request) { [self] response in
-                if response.status == 401 { authentication.note(response) }
-                if call.accepted.contains(response.status) || target(of: response, asked) != nil { return nil }
-                return WebDAVErrors.error(response, call, isAnonymous: configuration.user == nil)
-            }
-            guard let target = target(of: response, url) else { return response }
-            if call.accepted.contains(301), target.path == url.path + "/" {
-                return HTTPResponse(status: 301, headers: response.headers)
-            }
-            try follow(from: url, to: target, call)
-            url = target
-        }
-        throw StoreError(
-            .unavailable, "\(call.action): the server redirects in circles; check url", path: call.path)
-    }
-
-    /// Where a redirect leads; nil when the answer is none.
-    private func target(of response: HTTPResponse, _ url: WebURL) -> WebURL? {
-        guard [301, 302, 307, 308].contains(response.status), let location = response["Location"] else { return nil }
-        return url.resolving(location)
-    }
-
-    /// Takes a redirect to TLS, and one of the root, for all that comes; refuses those that lead to where bytes or
-    /// credentials do not belong.
-    private func follow(from url: WebURL, to target: WebURL, _ call: WebDAVCall) throws(StoreError) {
-        let staysHome = target.host == url.host && (target.isSecure || !url.isSecure)
-        guard staysHome || (call.method == "GET" && target.isSecure) else {
-            throw StoreError(
-                .invalidArgument,
-                "\(call.action): the server redirects to \(target.origin): set url to it if you trust it",
-                path: call.path)
-        }
-        guard staysHome else { return }
-        authentication.move(to: target)
-        let suffix = url.path.dropFirst(base.path.count)
-        state.withLock { state in
-            if call.url == nil, target.path.hasSuffix(suffix), target.query == nil {
-                var base = target
-                base.path.removeLast(suffix.utf8.count)
-                while base.path.hasSuffix("/") { base.path.removeLast() }
-                if call.path.isRoot || base.path == state.base.path { state.base = base }
-            }
-        }
+        let url = call.url ?? self.url(call.path, isCollection: call.isCollection)
+        var request = HTTPRequest(
+            call.method, url.description, headers: call.headers, body: call.body, counter: call.counter,
+            operation: call.operation)
+        request.sink = call.sink
+        request.sinkOffset = call.sinkOffset
+        request.isWanted = call.isWanted
+        request.progress = call.progress
+        let course = WebSite.Course(
+            path: call.path, action: call.action, isBelowBase: call.url == nil,
+            endsAtSlash: call.accepted.contains(301))
+        return try site.send(request, to: url, course) { [isAnonymous] response in
+            if call.accepted.contains(response.status) { return nil }
+            return WebDAVErrors.error(response, call, isAnonymous: isAnonymous)
+        }.response
     }
 
     func url(_ path: StorePath, isCollection: Bool = false) -> WebURL {
-        var url = base
-        if !path.isRoot { url.path += "/" + TextEncoding.percentEncode(codec.key(for: path), keeping: "/") }
-        if isCollection || path.isRoot { url.path += "/" }
-        return url
-    }
-
-    /// What a version is where the server has no entity tags.
-    static func version(tag: String?, modified: Timestamp?, size: Int64) -> Version? {
-        if let tag { return Version(tag) }
-        return modified.map { Version("\($0.seconds)-\(size)") }
+        site.url(codec.key(for: path), isCollection: isCollection || path.isRoot)
     }
 }
 
