@@ -3,7 +3,7 @@ package import StoreAPI
 package import Threading
 
 /// By what an object is known for one that this mount has sent without hearing that it came: nobody else sends the same
-/// times, to the nanosecond.
+/// times, to the nanosecond. On a store that keeps whole seconds: a file of that size to that place in that second.
 package struct SentState: Hashable, Sendable {
     /// Bytes.
     package var size: Int64
@@ -15,10 +15,10 @@ package struct SentState: Hashable, Sendable {
     package init?(size: Int64, _ attributes: Attributes?, on store: StoreCapabilities) {
         guard let modified = attributes?.modified else { return nil }
         self.size = size
-        self.modified = modified
+        self.modified = store.times.kept(modified)
         guard store.contains(.changeTimes) else { return }
         guard let changed = attributes?.changed else { return nil }
-        self.changed = changed
+        self.changed = store.times.kept(changed)
     }
 
     init?(_ text: some StringProtocol) {

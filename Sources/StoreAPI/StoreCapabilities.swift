@@ -1,3 +1,5 @@
+public import Threading
+
 /// What a store can do. A value, not a cast: a wrapper states its own.
 public struct StoreCapabilities: Hashable, Sendable {
     public struct Features: OptionSet, Hashable, Sendable {
@@ -44,6 +46,9 @@ public struct StoreCapabilities: Hashable, Sendable {
         public static let formerVersions = Features(rawValue: 1 << 18)
         /// ``Deletion/version`` is checked by the store, in one step with the deletion.
         public static let conditionalDelete = Features(rawValue: 1 << 19)
+        /// A limit, and the only one here: of the times among the attributes just the seconds come back, from 1970 to
+        /// 2106 (``StoreCapabilities/times``).
+        public static let wholeSeconds = Features(rawValue: 1 << 20)
     }
 
     public var features: Features
@@ -81,11 +86,41 @@ public struct StoreCapabilities: Hashable, Sendable {
         self.isReadOnly = isReadOnly
     }
 
+    /// What becomes of the times among the attributes.
+    public var times: StoreTimes { features.contains(.wholeSeconds) ? .unsignedSeconds : .exact }
+
     public func contains(_ features: Features) -> Bool { self.features.contains(features) }
 
     public func subtracting(_ features: Features) -> StoreCapabilities {
         var copy = self
         copy.features.subtract(features)
         return copy
+    }
+}
+
+/// What becomes of a time that a store is given to keep.
+public struct StoreTimes: Hashable, Sendable {
+    /// Times are rounded towards the past, to multiples of this; nanoseconds.
+    public var unit: Int64
+    /// What lies outside becomes the nearest of these.
+    public var range: ClosedRange<Timestamp>
+
+    public init(unit: Int64, range: ClosedRange<Timestamp>) {
+        self.unit = unit
+        self.range = range
+    }
+
+    /// Every time, to the nanosecond.
+    public static let exact = StoreTimes(
+        unit: 1, range: Timestamp(nanoseconds: .min)...Timestamp(nanoseconds: .max))
+    /// Whole seconds that fit into 32 bits without a sign: from 1970 to February 2106.
+    public static let unsignedSeconds = StoreTimes(
+        unit: 1_000_000_000, range: Timestamp(seconds: 0)...Timestamp(seconds: Int64(UInt32.max)))
+
+    /// What comes back when this was put.
+    public func kept(_ time: Timestamp) -> Timestamp {
+        let near = min(max(time, range.lowerBound), range.upperBound)
+        let rest = near.nanoseconds % unit
+        return Timestamp(nanoseconds: near.nanoseconds - (rest < 0 ? rest + unit : rest))
     }
 }

@@ -86,6 +86,7 @@ extension StoreCapabilities.Features {
         (.caseSensitive, "caseSensitive"), (.resumableUpload, "resumableUpload"),
         (.consistentListing, "consistentListing"), (.emptyDirectories, "emptyDirectories"),
         (.changeTimes, "changeTimes"), (.conditionalDelete, "conditionalDelete"), (.formerVersions, "formerVersions"),
+        (.wholeSeconds, "wholeSeconds"),
     ]
 
     /// What is in the set, in words for a report.
