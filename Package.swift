@@ -37,6 +37,7 @@ let package = Package(
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CExpat", pkgConfig: "expat", providers: [.apt(["libexpat1-dev"])]),
         .systemLibrary(name: "CArchive", pkgConfig: "libarchive", providers: [.apt(["libarchive-dev"])]),
+        .systemLibrary(name: "CSSH2", pkgConfig: "libssh2", providers: [.apt(["libssh2-1-dev"])]),
         .target(name: "CShim", cSettings: systemCalls),
         .target(name: "CFuseInit", dependencies: ["CFuse3"], cSettings: systemCalls),
 
@@ -49,7 +50,8 @@ let package = Package(
                 "Threading", "StoreAPI", "Statistics", "CCurl", "COpenSSL", "CExpat",
                 .product(name: "Logging", package: "swift-log"),
             ]),
-        room("Stores", ["Threading", "StoreAPI", "Statistics", "StoreHTTP", "CShim"]),
+        room("StoreSSH", ["Threading", "StoreAPI", "Statistics", "StoreHTTP", "CSSH2"]),
+        room("Stores", ["Threading", "StoreAPI", "Statistics", "StoreHTTP", "StoreSSH", "CShim"]),
         room("SQLite", ["CSQLite"]),
         room("Catalog", ["Threading", "StoreAPI", "SQLite"]),
         room("Chunks", ["Threading", "StoreAPI", "StoreHTTP", "SQLite", "CArchive"]),
@@ -101,11 +103,14 @@ let package = Package(
         tests("ThreadingTests", ["Threading"]),
         // Not resources: they are read where they lie, so that a new one needs no build.
         tests(
-            "FuzzTests", ["Mounting", "Catalog", "Stores", "StoreHTTP", "StoreAPI", "Statistics", "Threading"],
+            "FuzzTests",
+            ["Mounting", "Catalog", "Stores", "StoreHTTP", "StoreSSH", "StoreAPI", "Statistics", "Threading"],
             exclude: ["Corpus"]),
         tests("StatisticsTests", ["Statistics", "Threading"]),
         tests("StoreAPITests", ["StoreAPI", "StoreTesting", "Threading"]),
         tests("StoreHTTPTests", ["StoreHTTP", "StoreAPI", "Statistics", "Threading"]),
+        tests("StoreSSHTests", ["StoreSSH", "StoreAPI", "StoreHTTP", "Statistics", "Threading"]),
+        tests("SFTPTests", ["Stores", "StoreSSH", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
         tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Statistics", "Threading", "CShim"]),
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
         tests("WebTests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),

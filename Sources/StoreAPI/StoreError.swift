@@ -36,7 +36,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         case readOnly
         /// Another machine changes the store, which cannot keep the changes of two apart.
         case inUse
-        /// TLS: the certificate is not trusted, expired, or for another host.
+        /// TLS: the certificate is not trusted, expired, or for another host. SSH: the host key is not known, or another one
+        /// is.
         case certificateRejected
         /// No space on a disk of this machine.
         case noLocalSpace

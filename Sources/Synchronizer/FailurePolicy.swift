@@ -43,7 +43,8 @@ extension StoreError.Code {
         case .storeNotFound: "Check the name of the bucket, container or directory in the settings, or create it."
         case .authenticationFailed: "Put valid credentials into the settings; uploads then go on by themselves."
         case .certificateRejected:
-            "Check the endpoint's certificate, this machine's clock and its list of certificate authorities."
+            "Check the endpoint's certificate, this machine's clock and its list of certificate authorities; with SFTP "
+                + "compare the fingerprint in the message with the server's."
         case .notFound, .alreadyExists, .directoryNotEmpty, .preconditionFailed:
             "Somebody else changes the same files on the store. It is tried again; look at stats/conflicts."
         case .corrupted: "It is sent again. If it happens often, check the network and this machine's memory."

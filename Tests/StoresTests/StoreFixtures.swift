@@ -11,7 +11,7 @@ extension StoreFixture {
         [.memory, .flatMemory, .faultyMemory, .local("local disk", in: "/var/tmp")]
         + (isTmpfsUsable ? [.local("local tmpfs", in: "/dev/shm")] : []) + servers.compactMap(s3)
         + webdavServers.compactMap(webdav) + openStackSwiftServers.compactMap(openStackSwift)
-        + httpServers.compactMap(http)
+        + httpServers.compactMap(http) + (sftp.map { [$0] } ?? [])
 
     /// Kinds of stores that cannot be tried here, each with the reason.
     static let missing: [(name: String, reason: String)] =
@@ -21,6 +21,7 @@ extension StoreFixture {
         + openStackSwiftServers.filter { openStackSwift($0) == nil }.map {
             ("swift on \($0.name)", "\($0.variable) is not set")
         } + httpServers.filter { http($0) == nil }.map { ("http on \($0.name)", "\($0.variable) is not set") }
+        + (sftp == nil ? [("sftp on openssh", "\(sftpVariable) is not set")] : [])
 
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .conditionalDelete, .serverSideCopy, .rangeCopy,
@@ -266,4 +267,29 @@ extension StoreFixture {
             return (FilledStore(store, from: LocalStore(path: folder.path)), { folder.remove() })
         }
     }
+}
+
+extension StoreFixture {
+    /// Set by the test runner to "host port user key_file known_hosts folder" and more.
+    static let sftpVariable = "CLOUDFUSION_TEST_SFTP_OPENSSH"
+
+    /// nil when the server was not started.
+    static let sftp: StoreFixture? = {
+        guard let value = getenv(sftpVariable) else { return nil }
+        let words = String(cString: value).split(separator: " ").map(String.init)
+        guard words.count == 10 else { return nil }
+        let features: StoreCapabilities.Features = [
+            .rangedRead, .conditionalCreate, .serverSideCopy, .rangeCopy, .atomicMove, .directoryMove, .attributes,
+            .attributesInListing, .realDirectories, .spaceUsage, .caseSensitive, .consistentListing, .emptyDirectories,
+            .wholeSeconds,
+        ]
+        return StoreFixture("sftp on openssh", features: features) {
+            let directory = try TemporaryDirectory(in: words[5])
+            let settings = try StoreDescriptor.sftp.settings(from: [
+                "host": words[0], "port": words[1], "user": words[2], "key_file": words[3], "known_hosts": words[4],
+                "path": directory.path,
+            ])
+            return (try SFTPStore(settings, statistics: Statistics(), pageSize: 100), { directory.remove() })
+        }
+    }()
 }

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from harness import HTTP, S3, Folder, Local, Mount, OpenStackSwift, WebDAV, mounts_below  # noqa: E402
+from harness import HTTP, S3, SFTP, Folder, Local, Mount, OpenStackSwift, WebDAV, mounts_below  # noqa: E402
 from rigs.network import Network  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -88,6 +88,12 @@ def web_server():
     yield place
     for store in made:
         shutil.rmtree(store.root, ignore_errors=True)
+
+
+@pytest.fixture
+def sftp():
+    """A folder of the test's own on an SSH server."""
+    return place_on(SFTP, "SFTP", "openssh")
 
 
 @pytest.fixture

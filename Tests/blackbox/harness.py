@@ -265,6 +265,77 @@ class HTTP:
 
 
 @dataclasses.dataclass(frozen=True)
+class SFTP:
+    """A folder on an SSH server that belongs to one test. It is looked at where the server has its files."""
+
+    name: str
+    host: str
+    port: str
+    user: str
+    key: str | None
+    known_hosts: str
+    files: pathlib.Path
+    password: str | None
+    interactive: str | None
+    chatty: str | None
+    bare: str
+    folder: str = ""
+
+    @classmethod
+    def from_environment(cls, name):
+        """The server that `python3 -m rigs start` has announced; None if it has not."""
+        value = os.environ.get(f"CLOUDFUSION_TEST_SFTP_{name.upper()}")
+        if value is None:
+            return None
+        words = [None if word == "-" else word for word in value.split()]
+        return cls(name, *words[:5], pathlib.Path(words[5]), *words[6:])
+
+    def below(self, folder):
+        """A new folder."""
+        (self.files / folder).mkdir()
+        return dataclasses.replace(self, folder=folder)
+
+    @property
+    def endpoint(self):
+        return f"tcp://{self.host}:{self.port}"
+
+    def through(self, endpoint, known_hosts):
+        """The same store behind a proxy, whose port is not among the known ones: a file is made with that."""
+        port = str(urllib.parse.urlsplit(endpoint).port)
+        text = pathlib.Path(self.known_hosts).read_text()
+        known_hosts.write_text(text.replace(f":{self.port} ", f":{port} "))
+        return dataclasses.replace(self, port=port, known_hosts=str(known_hosts))
+
+    @property
+    def path(self):
+        return self.files / self.folder
+
+    @property
+    def url(self):
+        return f"sftp://{self.user}@{self.host}:{self.port}{self.path}"
+
+    @property
+    def auth(self):
+        settings = {"host": self.host, "port": self.port, "user": self.user, "key_file": self.key,
+                    "known_hosts": self.known_hosts, "path": str(self.path)}
+        return {name: value for name, value in settings.items() if value}
+
+    store = {"name": "sftp"}
+
+    def names(self):
+        return Local(self.path).names()
+
+    def read(self, name):
+        return (self.path / name).read_bytes()
+
+    def write(self, name, body):
+        Local(self.path).write(name, body)
+
+    def delete(self, name):
+        (self.path / name).unlink()
+
+
+@dataclasses.dataclass(frozen=True)
 class OpenStackSwift:
     """A container that is used through OpenStack Swift's protocol, and a prefix in it that belongs to one test."""
 

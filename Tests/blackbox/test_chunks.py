@@ -227,6 +227,7 @@ def test_both_forms_are_read_and_changed_whatever_the_type(store, mounts):
     again.stop()
 
 
+@pytest.mark.parametrize("store", ["local", "radosgw", "sftp"], indirect=True)
 def test_machines_on_one_store_see_each_other(store, mounts):
     options = {"cache": 0, "metadata_cache": 1, "type": "chunk"}
     first, second = mounts(store, **options).start(), mounts(store, **options).start()

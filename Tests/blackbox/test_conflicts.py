@@ -29,6 +29,7 @@ def conflict_copies(folder):
     return [path for path in folder.iterdir() if ".conflict-" in path.name]
 
 
+@pytest.mark.parametrize("store", ["local", "radosgw", "sftp"], indirect=True)
 def test_changed_here_and_there(store, mount):
     (mount.data / "both").write_bytes(b"changed here")
     store.write("both", b"changed there, by somebody else")
@@ -94,6 +95,7 @@ def test_removed_here_and_there(store, mount):
     assert not (mount.data / "both").exists() and "both" not in store.names()
 
 
+@pytest.mark.parametrize("store", ["local", "radosgw", "sftp"], indirect=True)
 def test_renamed_here_and_changed_there(store, mount):
     (mount.data / "both").rename(mount.data / "renamed")
     store.write("both", b"changed there")

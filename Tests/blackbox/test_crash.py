@@ -212,6 +212,7 @@ class Expected:
 
 
 @pytest.mark.limit(1800)
+@pytest.mark.parametrize("store", ["local", "radosgw", "sftp"], indirect=True)
 def test_nothing_closed_is_lost_when_the_daemon_is_killed_at_any_moment(store, mounts, is_slow):
     """A mixed workload with a cache that is too small, uploads in parts under way; kill; mount again; many times."""
     generator = random.Random(7)
@@ -237,7 +238,7 @@ def test_nothing_closed_is_lost_when_the_daemon_is_killed_at_any_moment(store, m
     mount.sync()
     expected.check(store.read, "on the store")
     mount.stop()
-    if store.name != "local":
+    if hasattr(store, "client"):
         uploads = store.client.list_multipart_uploads(Bucket=store.bucket, Prefix=store.prefix).get("Uploads", [])
         assert not uploads, "parts that nobody needs were left on the store"
     fresh = mounts(store).start()

@@ -80,6 +80,7 @@ def test_two_mounts_share_nothing(local, folder, mounts, radosgw):
     assert [local.read("same"), other.read("same"), radosgw.read("same")] == [b"in a", b"in b", b"in c"]
 
 
+@pytest.mark.parametrize("store", ["local", "radosgw", "sftp"], indirect=True)
 def test_two_mounts_of_one_store_see_each_other(store, mounts):
     a, b = mounts(store, cache=0).start(), mounts(store, cache=0).start()
     (a.data / "from-a").write_bytes(b"hello b")

@@ -132,6 +132,7 @@ def test_a_change_on_both_sides_drops_nobodys_bytes(store, mounts):
     mount.stop()
 
 
+@pytest.mark.parametrize("store", ["local", "radosgw", "sftp"], indirect=True)
 def test_rename_delete_and_truncate_reach_the_store(store, mounts):
     mount = mounts(store, cache=0).start()
     for name in ("keep", "rename", "delete", "shrink"):

@@ -11,6 +11,7 @@ JOB = ["--name=verify", "--size=256M", "--bssplit=1k/20:4k/50:64k/30", "--rw=ran
 
 
 @pytest.mark.limit(240)
+@pytest.mark.parametrize("store", ["local", "radosgw", "sftp"], indirect=True)
 def test_random_writes_verify_cold_from_the_store(store, mounts):
     if shutil.which("fio") is None:
         pytest.skip("fio is not installed (scripts/install-packages test)")

@@ -13,7 +13,7 @@ from rigs.processes import Processes, wait_until
 
 
 class Network:
-    """A delay proxy in front of an endpoint. `endpoint` is what clients use instead."""
+    """A delay proxy in front of an endpoint. `endpoint` is what clients use instead. What passes `tcp://` is not looked into."""
 
     def __init__(self, state, endpoint, latency_ms=0, mbit=0, tls=None):
         self.state = pathlib.Path(state)
@@ -26,7 +26,8 @@ class Network:
         self.changes = 0
         target = urllib.parse.urlsplit(endpoint)
         command = [sys.executable, "-m", "rigs.delayproxy", "--to", target.netloc, "--latency-ms", latency_ms,
-                   "--mbit", mbit, "--control", self.control, "--log", self.log]
+                   "--mbit", mbit, "--control", self.control]
+        command += ["--tcp"] if target.scheme == "tcp" else ["--log", self.log]
         if tls:
             command += ["--tls-certificate", tls[0], "--tls-key", tls[1]]
         tests = pathlib.Path(__file__).resolve().parents[1]
@@ -34,7 +35,8 @@ class Network:
         output = self.state / "log" / "proxy.log"
         port = wait_until(lambda: [line[5:] for line in output.read_text().splitlines() if line.startswith("PORT=")],
                           15, "the proxy listening")[0]
-        self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        scheme = "tcp" if target.scheme == "tcp" else "https" if tls else "http"
+        self.endpoint = f"{scheme}://127.0.0.1:{port}"
 
     def set(self, **settings):
         """Changes settings (latency_ms, mbit, rate_refuse, rate_reset, state …: see delayproxy) and returns when they are in force."""
