@@ -12,9 +12,10 @@ extension SFTPStore {
                 try upload.run(connection, attempt)
             }
         } catch {
-            // What cannot be removed soon is when it is a day old.
+            // What cannot be removed soon is when it is a day old. A server that has refused something still answers.
+            let patience = Duration.seconds(error.isTransient || error.code == .cancelled ? 1 : 10)
             pool.withConnectionIfThere { connection in
-                let limit = MonotonicTime.now + .seconds(1)
+                let limit = MonotonicTime.now + patience
                 _ = try? upload.abandon(connection)?.answer(isWanted: { .now < limit })
             }
             throw error
