@@ -547,14 +547,16 @@ private struct Planner {
                 before: object.attributeGeneration))
     }
 
-    /// Whether the file at `start`, to be put where it belongs, waits for `inode` to leave: over any number of others.
+    /// Whether the file at `start`, to be put where it belongs, may wait for `inode` to leave: over any number of others,
+    /// or over a directory that lies there and has to go with all that is in it.
     private func circle(from start: InodeID, to inode: InodeID) throws(CatalogError) -> Bool {
         var position = start
         for _ in 0..<64 {
             guard let step = try tables.parent(of: position), let place = try tables.place(of: step.parent),
-                let object = try tables.object(step.name, below: place),
-                let next = try inodeThatNeeds(object, but: position)
+                let object = try tables.object(step.name, below: place)
             else { return false }
+            if object.isDirectory { return true }
+            guard let next = try inodeThatNeeds(object, but: position) else { return false }
             if next == inode { return true }
             position = next
         }

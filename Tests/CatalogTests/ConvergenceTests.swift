@@ -83,6 +83,27 @@ struct ConvergenceTests {
         #expect(world.store["y/same"] == .file("in x"))
     }
 
+    @Test(
+        "a file takes the name of a directory in which another one was that takes the first one's name",
+        arguments: [objectStore, diskStore, plainStore])
+    func circleOverDirectory(features: StoreCapabilities.Features) throws {
+        let world = try World(features, seed: 1)
+        try world.makeDirectory("d")
+        try world.write("d/b", "in the directory")
+        try world.write("e", "beside it")
+        try world.synchronize(steps: .max)
+        world.evictAll()
+        let catalog = world.catalog.catalog
+        let directory = try #require(try catalog.lookup(name("d"), in: .root).inode).id
+        _ = try catalog.rename(name("e"), in: .root, to: name("m"), in: .root, .replace)
+        _ = try catalog.rename(name("b"), in: directory, to: name("e"), in: .root, .replace)
+        _ = try catalog.remove(name("d"), from: .root, isDirectory: true)
+        _ = try catalog.rename(name("m"), in: .root, to: name("d"), in: .root, .replace)
+        try world.synchronize(steps: .max)
+        try world.compare()
+        #expect(world.store["d"] == .file("beside it") && world.store["e"] == .file("in the directory"))
+    }
+
     @Test("move no bytes for a rename of a directory, where the store can copy", arguments: [objectStore, diskStore])
     func renameDirectory(features: StoreCapabilities.Features) throws {
         let world = try World(features, seed: 2)
