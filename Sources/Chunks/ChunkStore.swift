@@ -116,7 +116,11 @@ package final class ChunkStore: Store {
         try base.connect()
         state.withLock { $0.refreshed = nil }
         try refresh()
-        if settings.smallFileLimit != nil, !settings.isReadOnly { try holdLease() }
+        guard settings.smallFileLimit != nil, !settings.isReadOnly else { return }
+        do throws(StoreError) { try holdLease() } catch {
+            // Where nothing can be written at all, what is there can still be read.
+            if error.code == .inUse || error.isTransient { throw error }
+        }
     }
 
     // MARK: The right to pack

@@ -83,6 +83,25 @@ struct WriterLeaseTests {
         #expect(try rig.holders.count == 1)
     }
 
+    @Test("what may not be changed can be read")
+    func withoutRights() throws {
+        let rig = Rig()
+        let (one, other) = (try TemporaryFolder(), try TemporaryFolder())
+        let first = rig.machine(in: one)
+        try first.connect()
+        try first.write([1], at: Self.path)
+        try first.releaseLease()
+        let faulty = FaultyStore(rig.memory)
+        faulty.inject(.fail(StoreError(.accessDenied, "for reading only")), on: .put)
+        let second = makeChunkStore(on: Unconditional(inner: faulty), folder: other, clock: rig.clock)
+        try second.connect()
+        #expect(try second.contents(of: Self.path) == [1])
+        do throws(StoreError) {
+            _ = try second.put(UploadBody([2]), at: Self.path, PutOptions())
+            Issue.record("written without the right to")
+        } catch { #expect(error.code == .accessDenied, "\(error)") }
+    }
+
     @Test("after a crash the same mount goes on at once, another machine when the right has lapsed")
     func crash() throws {
         let rig = Rig()
