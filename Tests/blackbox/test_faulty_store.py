@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import os
+import subprocess
 import time
 import uuid
 
@@ -214,18 +215,18 @@ def test_in_an_outage_writers_go_on_to_the_limit_of_the_cache_and_then_wait(rado
     prepared(mount, folder)
     net.set(state="refuse")
     contents = {f"f{index}": os.urandom(4_000_000) for index in range(12)}
-    content = folder / "first"
-    content.write_bytes(contents["f0"])
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(lambda: [(mount.data / name).write_bytes(bytes_) for name, bytes_ in contents.items()])
+    for name, bytes_ in contents.items():
+        (folder / name).write_bytes(bytes_)
+    # Not a thread of this process: what it has open would be closed, and waited for, in every process started here.
+    with subprocess.Popen(["cp", *(folder / name for name in contents), mount.data]) as writing:
         wait_until(lambda: mount.status()["cache"]["dirty_bytes"] > 24_000_000, 60, "the cache being full")
-        run("cmp", mount.data / "f0", content, timeout=AT_ONCE)
+        run("cmp", mount.data / "f0", folder / "f0", timeout=AT_ONCE)
         run("ls", "-l", mount.data, timeout=AT_ONCE)
         run("mkdir", mount.data / "names-need-no-room", timeout=AT_ONCE)
         time.sleep(1)
-        assert not writing.done(), "there is no room, and no upload that could make some"
+        assert writing.poll() is None, "there is no room, and no upload that could make some"
         net.set(state="up")
-        writing.result(timeout=120)
+        assert writing.wait(timeout=120) == 0
     mount.sync()
     for name, bytes_ in contents.items():
         assert radosgw.read(name) == bytes_
