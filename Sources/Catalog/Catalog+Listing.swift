@@ -227,8 +227,6 @@ extension Tables {
         return try !isMoved(listing.object, since: listing.begun)
     }
 
-    private static let ownDirectory = FileName(".cloudfusion")!
-
     /// What is gone from the store, among the names in `span`: no work of ours can be why the listing has not shown it.
     fileprivate func vanishedObjects(_ listing: ListingPlan, _ span: NameSpan) throws(CatalogError)
         -> (vanished: [ObjectRow], next: NameSpan?)
@@ -293,7 +291,7 @@ extension Tables {
         _ entry: ListEntry, into listing: ListingPlan, isDefinite: Bool, _ changes: inout [NamespaceChange]
     ) throws(CatalogError) {
         // What this program keeps on the store for itself is no part of the namespace.
-        if listing.directory == .root, entry.name == Self.ownDirectory { return }
+        if listing.directory == .root, entry.name == .control { return }
         let metadata = entry.metadata
         let local = try self.entry(entry.name, in: listing.directory)
         let pending = local == nil ? nil : try pendingRow(entry.name, in: listing.directory)

@@ -266,8 +266,8 @@ private struct Planner {
             // A directory that has to go may lie where the bytes belong, and wait for this. And a file without a name
             // goes nowhere: it is open, for who knows how long, and keeps its bytes here.
             let isNameless = try tables.parent(of: needy) == nil
-            let isBehind = try isBehindDirectory(needy)
-            if isNameless || isBehind { return .fetch(needy) }
+            let isBehindDirectory = try objectWhereBelongs(needy)?.isDirectory ?? false
+            if isNameless || isBehindDirectory { return .fetch(needy) }
             return .blocked(by: try rowOfFile(needy))
         } else {
             // From here on it may be gone, whether the answer arrives or not. Whoever takes the name again, were it the
@@ -297,12 +297,12 @@ private struct Planner {
         return nil
     }
 
-    /// Whether a directory lies on the store where the file belongs.
-    private func isBehindDirectory(_ inode: InodeID) throws(CatalogError) -> Bool {
+    /// What lies on the store where the file belongs; nil: nothing, or there is no such place yet.
+    private func objectWhereBelongs(_ inode: InodeID) throws(CatalogError) -> ObjectRow? {
         guard let step = try tables.parent(of: inode), let place = try tables.place(of: step.parent) else {
-            return false
+            return nil
         }
-        return try tables.object(step.name, below: place)?.isDirectory ?? false
+        return try tables.object(step.name, below: place)
     }
 
     // MARK: Directories
@@ -552,9 +552,7 @@ private struct Planner {
     private func circle(from start: InodeID, to inode: InodeID) throws(CatalogError) -> Bool {
         var position = start
         for _ in 0..<64 {
-            guard let step = try tables.parent(of: position), let place = try tables.place(of: step.parent),
-                let object = try tables.object(step.name, below: place)
-            else { return false }
+            guard let object = try objectWhereBelongs(position) else { return false }
             if object.isDirectory { return true }
             guard let next = try inodeThatNeeds(object, but: position) else { return false }
             if next == inode { return true }

@@ -1,5 +1,5 @@
-import Glibc
 import SQLite
+import StoreAPI
 
 /// Which cached bytes have certainly reached the disk, told by when they were written.
 ///
@@ -57,13 +57,8 @@ struct Epochs: Equatable {
 extension Catalog {
     /// Names the run of this machine's kernel; nil where it has no name for it.
     package static var bootOfThisMachine: String? {
-        let descriptor = Glibc.open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { return nil }
-        defer { Glibc.close(descriptor) }
-        var buffer = [UInt8](repeating: 0, count: 100)
-        let count = Glibc.read(descriptor, &buffer, buffer.count)
-        guard count > 0 else { return nil }
-        let word = String(decoding: buffer.prefix(count), as: UTF8.self).split { $0.isWhitespace }.first
+        guard let text = readFile("/proc/sys/kernel/random/boot_id", limit: 100) else { return nil }
+        let word = String(decoding: text, as: UTF8.self).split { $0.isWhitespace }.first
         return word.flatMap { $0 == "-" ? nil : String($0) }
     }
 

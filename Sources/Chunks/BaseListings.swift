@@ -63,7 +63,7 @@ final class BaseListings: Sendable {
 
     /// What the store says lies at `path`, asked now, unless it is known that nothing is there.
     func metadata(of path: StorePath) throws(StoreError) -> Metadata? {
-        if path.isInside(ChunkPaths.control) { return nil }
+        if path.isInside(.control) { return nil }
         // The root's listing shows of what is in chunks only that the store has nothing of it.
         if trust > .zero, remembered(path) == nil { try list(.root) }
         if case .some(nil) = remembered(path) { return nil }
@@ -72,7 +72,7 @@ final class BaseListings: Sendable {
 
     /// What lies at `path`, by the listing of its directory: for many paths of one directory.
     func entry(at path: StorePath) throws(StoreError) -> Metadata? {
-        if path.isInside(ChunkPaths.control) { return nil }
+        if path.isInside(.control) { return nil }
         if let known = remembered(path) { return known }
         guard trust > .zero, let parent = path.parent else { return try ask(path) }
         guard try isDirectory(parent) else { return nil }
@@ -132,7 +132,7 @@ final class BaseListings: Sendable {
             default: throw error
             }
         }
-        if directory.isRoot { page.entries.removeAll { $0.name == ChunkPaths.control.name! } }
+        if directory.isRoot { page.entries.removeAll { $0.name == FileName.control } }
         state.withLock { state in
             guard state.changes == changes else { return }
             var listing = Listing(entries: [:], since: since)

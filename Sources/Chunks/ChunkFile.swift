@@ -42,31 +42,8 @@ final class UnlinkedFile: Sendable {
 
     /// - Throws: ``StoreError``: `.internal` when there are fewer bytes.
     func read(_ range: Range<Int64>) throws(StoreError) -> [UInt8] {
-        try readBytes(descriptor, from: range.lowerBound, range.upperBound - range.lowerBound)
+        try readFile(descriptor, from: range.lowerBound, range.upperBound - range.lowerBound)
     }
-}
-
-/// Exactly `length` bytes of an open file.
-///
-/// - Throws: ``StoreError``: `.internal` when it ends earlier or cannot be read.
-func readBytes(_ descriptor: Int32, from offset: Int64, _ length: Int64) throws(StoreError) -> [UInt8] {
-    var failure: StoreError?
-    let bytes = [UInt8](unsafeUninitializedCapacity: Int(length)) { buffer, filled in
-        while filled < buffer.count {
-            let count = pread(
-                descriptor, buffer.baseAddress! + filled, buffer.count - filled, off_t(offset) + off_t(filled))
-            if count < 0, errno == EINTR { continue }
-            if count <= 0 {
-                failure = StoreError(
-                    .internal, "a file ends at byte \(offset + Int64(filled)), or cannot be read",
-                    cause: count < 0 ? String(cString: strerror(errno)) : nil)
-                return
-            }
-            filled += count
-        }
-    }
-    if let failure { throw failure }
-    return bytes
 }
 
 /// A chunk that was written on this machine and can be put on a store.

@@ -2,7 +2,6 @@ package import StoreAPI
 
 /// Where what belongs to chunks lies on a store, and which paths can be in one.
 enum ChunkPaths {
-    static let control = StorePath(".cloudfusion")!
     static let format = StorePath(".cloudfusion/format")!
     static let chunks = StorePath(".cloudfusion/chunks")!
     static let catalog = StorePath(".cloudfusion/catalog")!
@@ -51,7 +50,7 @@ extension FileName {
 extension StorePath {
     /// Whether it can be in a chunk. Others are plain objects.
     package var canBePacked: Bool {
-        guard !isInside(ChunkPaths.control) else { return false }
+        guard !isInside(.control) else { return false }
         return bytes.split(separator: 0x2f).allSatisfy { name in
             name.count <= ChunkPaths.longestName && !name.starts(with: ChunkPaths.whiteoutPrefix)
         }

@@ -167,7 +167,7 @@ extension ChunkStore {
         for job in jobs {
             guard run.count < base.capabilities.deleteBatch, !job.isSettled,
                 case .change(.delete(let path, ifVersion: let version)) = job.task,
-                !path.isRoot, !path.isInside(ChunkPaths.control), try draft.node(at: path) == nil,
+                !path.isRoot, !path.isInside(.control), try draft.node(at: path) == nil,
                 let object = try plain.entry(at: path), object.kind != .directory,
                 version == nil || object.version == version
             else { break }

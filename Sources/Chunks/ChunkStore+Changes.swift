@@ -28,8 +28,8 @@ extension ChunkStore {
     }
 
     func expectUsable(_ path: StorePath) throws(StoreError) {
-        if path.isInside(ChunkPaths.control) {
-            throw StoreError(.invalidName, "'\(ChunkPaths.control)' is CloudFusion's own", path: path)
+        if path.isInside(.control) {
+            throw StoreError(.invalidName, "'\(StorePath.control)' is CloudFusion's own", path: path)
         }
         let longest = base.capabilities.longestPath
         guard path.bytes.count <= longest else {
@@ -48,18 +48,6 @@ extension ChunkStore {
             object = exactly ? try plain.metadata(of: path) : try plain.entry(at: path)
         }
         return (packed, object, Overlay(packed: packed?.node, plain: object))
-    }
-
-    func check(_ condition: WriteCondition, _ seen: Overlay, _ path: StorePath) throws(StoreError) {
-        let found = seen.metadata?.version
-        switch condition {
-        case .always: return
-        case .ifAbsent where found == nil: return
-        case .ifVersion(let version) where version == found: return
-        case .ifAbsent: throw StoreError(.preconditionFailed, "'\(path)' is there already", path: path)
-        case .ifVersion(let version):
-            throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
-        }
     }
 
     /// The condition for the store, of one that holds for what is seen.
@@ -102,7 +90,7 @@ extension ChunkStore {
         if seen.metadata?.kind == .directory {
             throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
         }
-        try check(options.condition, seen, path)
+        try options.condition.check(seen.metadata?.version, at: path)
         let bytes: [UInt8]
         do throws(StoreError) {
             if let known = job.bytes { bytes = known } else { bytes = try collect(body, &draft) }
@@ -125,7 +113,7 @@ extension ChunkStore {
             switch segment {
             case .bytes(let bytes): all += bytes
             case .file(let descriptor, let offset, let length):
-                all += try readBytes(descriptor, from: offset, length)
+                all += try readFile(descriptor, from: offset, length)
             case .stored(let path, let version, let range):
                 let found = try packedBytes(path, version, range) { path throws(StoreError) in try draft.node(at: path)
                 }
@@ -160,7 +148,7 @@ extension ChunkStore {
                 case .plain: return nil
                 case .packed where version == nil: break
                 case .packed:
-                    throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version!)", path: path)
+                    throw StoreError.changed(path, version!.text)
                 }
             }
         }
@@ -230,9 +218,7 @@ extension ChunkStore {
             try makeDirectory(path, attributes, job, &draft)
             job.outcome = try draft.node(at: path).map { .node($0) } ?? .metadata(found)
         case .packed(let node):
-            guard version == nil || version == node.version else {
-                throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version!)", path: path)
-            }
+            if let version, version != node.version { throw StoreError.changed(path, version.text) }
             var changed = packed!
             // A directory's may be those that the store has.
             changed.node.attributes = node.attributes.merging(attributes)
@@ -261,12 +247,12 @@ extension ChunkStore {
         let (packed, object, seen) = try look(source, &draft)
         guard let moved = seen.metadata else { throw Self.notFound(source) }
         if source == path { return }
-        if let version { try check(.ifVersion(version), seen, source) }
+        if let version { try WriteCondition.ifVersion(version).check(seen.metadata?.version, at: source) }
         if path.isInside(source) {
             throw StoreError(.invalidArgument, "'\(source)' cannot be moved into itself", path: path)
         }
         let (there, plainThere, replaced) = try look(path, &draft)
-        try check(condition, replaced, path)
+        try condition.check(replaced.metadata?.version, at: path)
         if let replaced = replaced.metadata {
             if replaced.kind == .directory, moved.kind != .directory {
                 throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
@@ -333,7 +319,7 @@ extension ChunkStore {
     /// Stores move onto whatever is there, and what is known of that may be outdated.
     private func expectStillAbsent(_ path: StorePath, _ condition: WriteCondition) throws(StoreError) {
         guard condition == .ifAbsent, try plain.askAnew(path) != nil else { return }
-        throw StoreError(.preconditionFailed, "'\(path)' is there already", path: path)
+        throw condition.failure(path)
     }
 
     /// The second part of a move whose plain objects have gone already.
@@ -424,7 +410,7 @@ extension ChunkStore {
         if replaced.metadata?.kind == .directory {
             throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
         }
-        try check(options.condition, replaced, path)
+        try options.condition.check(replaced.metadata?.version, at: path)
         if case .plain = seen { try draft.expectSettled(path) }
         if !path.canBePacked { try draft.expectSettled(path) }
         guard case .packed(let node) = seen else {
@@ -440,9 +426,8 @@ extension ChunkStore {
             if there != nil { draft.remove(path) }
             return
         }
-        guard options.sourceVersion == nil || options.sourceVersion == node.version else {
-            throw StoreError(
-                .preconditionFailed, "'\(source)' is no longer version \(options.sourceVersion!)", path: source)
+        if let version = options.sourceVersion, version != node.version {
+            throw StoreError.changed(source, version.text)
         }
         guard path.canBePacked else {
             let bytes = try self.bytes(of: packed!, at: source)
@@ -473,10 +458,10 @@ extension ChunkStore {
         _ path: StorePath, _ version: Version?, _ job: Job, _ draft: inout Draft
     ) throws(StoreError) {
         if path.isRoot { throw StoreError(.invalidArgument, "the root of a store cannot be deleted") }
-        if path.isInside(ChunkPaths.control) { return }
+        if path.isInside(.control) { return }
         let (packed, object, seen) = try look(path, &draft)
         guard let found = seen.metadata else { return }
-        if let version { try check(.ifVersion(version), seen, path) }
+        if let version { try WriteCondition.ifVersion(version).check(seen.metadata?.version, at: path) }
         if found.kind == .directory {
             try draft.expectSettled(path)
             try expectEmpty(path, packed, object, &draft)

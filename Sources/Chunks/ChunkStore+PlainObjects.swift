@@ -107,7 +107,7 @@ extension ChunkStore {
         if seen.metadata?.kind == .directory {
             throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
         }
-        try check(options.condition, seen, path)
+        try options.condition.check(seen.metadata?.version, at: path)
         // One that the object there hides was not seen by who asks for this, and perhaps by nobody.
         var replaced = packed?.version
         if case .plain = seen, let packed, let object, try isStray(packed, beside: object, at: path) { replaced = nil }

@@ -177,9 +177,7 @@ package final class ChunkStore: Store {
         guard let packed, packed.kind != .directory else {
             throw StoreError(.isADirectory, "'\(path)' is a directory", path: path)
         }
-        guard request.version == nil || request.version == packed.version else {
-            throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(request.version!)", path: path)
-        }
+        if let version = request.version, version != packed.version { throw StoreError.changed(path, version.text) }
         let (node, bytes) = try contents(of: packed, at: path)
         let range = (request.range ?? 0..<Int64.max).clamped(to: 0..<Int64(bytes.count))
         if !range.isEmpty {
@@ -441,7 +439,7 @@ extension ChunkStore {
 
     /// What is CloudFusion's own is not shown, and what could not be on the store is refused.
     func expectLegal(_ path: StorePath) throws(StoreError) {
-        if path.isInside(ChunkPaths.control) { throw Self.notFound(path) }
+        if path.isInside(.control) { throw Self.notFound(path) }
     }
 
     /// A file as it was in a version that nothing has any more, as long as the chunk is there in which it came: one that

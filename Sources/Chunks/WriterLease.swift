@@ -33,8 +33,8 @@ final class WriterLease: Sendable {
     ///   a mount that begins again after a crash finds its own.
     init(folder: String, clock: any Clock) {
         // Where there is no such file, the host's name has to do.
-        let machine = (try? String(contentsOfFile: "/etc/machine-id", encoding: .utf8)) ?? ""
-        let name = "\(hostName())-\(fingerprint("\(machine)\n\(folder)".utf8))"
+        let machine = readFile("/etc/machine-id", limit: 100) ?? []
+        let name = "\(hostName())-\(fingerprint(machine + Array("\n\(folder)".utf8)))"
         path = ChunkPaths.writers.appending(FileName(name)!)
         self.clock = clock
     }

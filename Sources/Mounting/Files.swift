@@ -1,29 +1,8 @@
 import Glibc
+import StoreAPI
 
 /// What the C library says of an errno.
 func errorText(_ code: Int32) -> String { String(cString: strerror(code)) }
-
-/// The whole of a small file.
-///
-/// - Parameter limit: Bytes; of a longer file, what is behind is left out.
-/// - Returns: nil when it cannot be read; errno says why.
-package func readFile(_ path: String, limit: Int = 64 << 20) -> [UInt8]? {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
-    var result: [UInt8] = []
-    var buffer = [UInt8](repeating: 0, count: 64 << 10)
-    while result.count < limit {
-        let count = read(descriptor, &buffer, min(buffer.count, limit - result.count))
-        if count < 0 {
-            if errno == EINTR { continue }
-            return nil
-        }
-        if count == 0 { break }
-        result += buffer[..<count]
-    }
-    return result
-}
 
 /// Writes all of `bytes`; an interrupted or short write goes on.
 ///

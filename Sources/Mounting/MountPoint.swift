@@ -1,5 +1,6 @@
 import CShim
 import Glibc
+import StoreAPI
 import Threading
 
 /// The directory where a mount is to be, or is.

@@ -2,6 +2,10 @@
 public struct FileName: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let bytes: [UInt8]
 
+    /// At the root of a store, what CloudFusion keeps there for itself; in a flat mount, its control files. The name is
+    /// nobody else's: neither shown nor taken for a file of a user.
+    public static let control = FileName(".cloudfusion")!
+
     /// - Returns: nil when the bytes are no legal name, so that nothing from a store or a caller can leave its place.
     public init?(_ bytes: [UInt8]) {
         guard Self.isLegal(bytes[...]) else { return nil }
@@ -36,6 +40,8 @@ public struct StorePath: Hashable, Comparable, Sendable, CustomStringConvertible
     public let bytes: [UInt8]
 
     public static let root = StorePath(unchecked: [])
+    /// The place of ``FileName/control``.
+    public static let control = root.appending(.control)
 
     private init(unchecked bytes: [UInt8]) { self.bytes = bytes }
 

@@ -56,6 +56,37 @@ public enum WriteCondition: Hashable, Sendable {
     case always
     case ifAbsent
     case ifVersion(Version)
+
+    /// Throws unless it holds.
+    ///
+    /// - Parameter found: The version of what is at the path now; nil: nothing.
+    /// - Throws: ``StoreError``: `.preconditionFailed`.
+    public func check(_ found: Version?, at path: StorePath) throws(StoreError) {
+        switch self {
+        case .always: return
+        case .ifAbsent where found == nil: return
+        case .ifVersion(let version) where version == found: return
+        case .ifAbsent, .ifVersion: throw failure(path)
+        }
+    }
+
+    /// Why a write is not made: the condition does not hold.
+    public func failure(_ path: StorePath) -> StoreError {
+        switch self {
+        case .ifVersion(let version): .changed(path, version.text)
+        case .ifAbsent, .always:
+            StoreError(.preconditionFailed, "'\(path)' is on the store already", path: path)
+        }
+    }
+}
+
+extension StoreError {
+    /// - Parameter version: The one that was meant; nil where the store tells none.
+    public static func changed(_ path: StorePath, _ version: String?) -> StoreError {
+        StoreError(
+            .preconditionFailed, "'\(path)' changed on the store since version \(version ?? "that was meant")",
+            path: path)
+    }
 }
 
 /// Where an interrupted upload can be taken up again, for stores with
@@ -91,6 +122,12 @@ public struct PutOptions: Sendable {
         self.isWanted = isWanted
         self.progress = progress
         self.checkpoint = checkpoint
+    }
+
+    /// - Throws: ``StoreError``: `.cancelled` when ``isWanted`` says that nobody wants the upload any more.
+    public func requireWanted(_ path: StorePath) throws(StoreError) {
+        guard let isWanted, !isWanted() else { return }
+        throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
     }
 }
 

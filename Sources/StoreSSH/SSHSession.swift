@@ -108,7 +108,7 @@ final class SSHSession {
     private func readKnownHosts() throws(StoreError) -> KnownHosts {
         var known = KnownHosts()
         for path in endpoint.knownHostsFiles {
-            guard let file = contents(ofFile: path) else {
+            guard let file = readFile(path) else {
                 let number = errno
                 if number == ENOENT, endpoint.knownHosts == nil { continue }
                 throw StoreError(
@@ -311,7 +311,7 @@ extension SSHSession {
     }
 
     private func useKeyFile(_ path: String, isNamed: Bool, _ refusals: inout [String]) throws(StoreError) -> Bool {
-        guard let text = contents(ofFile: path) else {
+        guard let text = readFile(path) else {
             let reason = String(cString: strerror(errno))
             if isNamed {
                 throw StoreError(.authenticationFailed, "key_file '\(path)' cannot be read: \(reason)")
@@ -395,25 +395,7 @@ extension SSHSession {
     }
 }
 
-// MARK: - Sockets and files
-
-/// - Returns: nil when it cannot be read; `errno` says why.
-private func contents(ofFile path: String) -> [UInt8]? {
-    let file = open(path, O_RDONLY | O_CLOEXEC)
-    guard file >= 0 else { return nil }
-    defer { close(file) }
-    var bytes: [UInt8] = []
-    var piece = [UInt8](repeating: 0, count: 64 << 10)
-    // Nobody knows so many hosts.
-    while bytes.count < 16 << 20 {
-        let count = read(file, &piece, piece.count)
-        if count < 0, errno == EINTR { continue }
-        if count < 0 { return nil }
-        if count == 0 { break }
-        bytes += piece[..<count]
-    }
-    return bytes
-}
+// MARK: - Sockets
 
 enum TCP {
     /// A socket that is connected and does not block.

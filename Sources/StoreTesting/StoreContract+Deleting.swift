@@ -31,10 +31,11 @@ extension StoreContract {
                 "the answers for what is there, and for what is gone")
             try requireEqual(store.names(in: scratch), [], "the names")
         },
-        StoreClause("of who deletes a version and who replaces it one wins", requires: .conditionalDelete) {
-            store, scratch in
-            // What is replaced without a look at what is there is deleted or not.
-            guard store.capabilities.contains(.conditionalReplace) else { return }
+        // What is replaced without a look at what is there is deleted or not.
+        StoreClause(
+            "of who deletes a version and who replaces it one wins",
+            requires: [.conditionalDelete, .conditionalReplace]
+        ) { store, scratch in
             for round in 0..<20 {
                 let path = scratch / "round \(round)"
                 let base = try version(store.write([0], at: path))

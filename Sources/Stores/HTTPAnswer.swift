@@ -75,32 +75,6 @@ enum HTTPAnswer {
     }
 }
 
-extension StoreError {
-    /// - Parameter tag: The version that was meant; nil where the server tells none.
-    static func changed(_ path: StorePath, _ tag: String?) -> StoreError {
-        StoreError(
-            .preconditionFailed, "'\(path)' changed on the store since version \(tag ?? "that was meant")", path: path)
-    }
-}
-
-extension WriteCondition {
-    /// Why a write is not made: the condition does not hold.
-    func failure(_ path: StorePath) -> StoreError {
-        switch self {
-        case .ifVersion(let version): .changed(path, version.text)
-        case .ifAbsent, .always:
-            StoreError(.preconditionFailed, "'\(path)' is on the store already", path: path)
-        }
-    }
-}
-
-extension PutOptions {
-    func requireWanted(_ path: StorePath) throws(StoreError) {
-        guard let isWanted, !isWanted() else { return }
-        throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
-    }
-}
-
 extension StringProtocol {
     /// Without white space at both ends.
     func trimmingSpaces() -> String {

@@ -8,15 +8,13 @@ import Threading
 /// Every name is looked up in an open directory and no symbolic link is followed, so nothing on the store leads out
 /// of it, whatever others do to it meanwhile.
 final class LocalRoot: Sendable {
-    /// Holds what is CloudFusion's own; not listed at the root.
-    static let controlName = FileName(".cloudfusion")!
     static let temporaryName = FileName("tmp")!
-    /// Where ``controlName``'s directory is of no use for it, new files are written beside their place, so named.
+    /// Where ``StoreAPI/FileName/control``'s directory is of no use for it, new files are written beside their place, so named.
     static let temporaryPrefix = Array(".cloudfusion-tmp-".utf8)
 
-    /// In bytes; longer ones could be made name by name, and then not be used by any other program.
     /// Of directories that are made because something is put into them.
     static let directoryMode: mode_t = 0o755
+    /// In bytes; longer ones could be made name by name, and then not be used by any other program.
     static let longestPath = 4095
 
     let path: String
@@ -80,7 +78,7 @@ final class LocalRoot: Sendable {
             }
             return LocalFile(name, in: parent, O_RDONLY | O_DIRECTORY)
         }
-        if let control = directory(controlName, in: root, mode: 0o755) {
+        if let control = directory(.control, in: root, mode: 0o755) {
             places.temporary = directory(temporaryName, in: control.descriptor, mode: 0o700)
             if let lock = LocalFile(FileName("lock")!, in: control.descriptor, O_RDWR | O_CREAT, mode: 0o600) {
                 let locked = flock(lock.descriptor, LOCK_EX | LOCK_NB)

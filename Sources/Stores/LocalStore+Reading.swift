@@ -41,7 +41,7 @@ extension LocalStore {
     /// Throws unless a file is the version that is meant.
     func check(_ version: Version?, _ status: LocalStatus, _ path: StorePath, _ root: LocalRoot) throws(StoreError) {
         guard let version, version != root.version(status) else { return }
-        throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
+        throw StoreError.changed(path, version.text)
     }
 
     /// - Returns: Whether the file is as long as was thought.

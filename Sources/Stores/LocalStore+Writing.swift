@@ -32,27 +32,13 @@ extension LocalStore {
         let parent: LocalFile
         do { parent = try root.openDirectory(path.parent ?? .root) } catch {
             guard error.code == .notFound else { throw error }
-            try check(condition, nil, path, root)
+            try condition.check(nil, at: path)
             return
         }
         let status = LocalStatus(of: path.name!, in: parent.descriptor)
         if status == nil, errno != ENOENT { throw StoreError(errno: errno, "asking for", path) }
         if status?.kind == .directory { throw StoreError(.isADirectory, "'\(path)' is a directory", path: path) }
-        try check(condition, status, path, root)
-    }
-
-    /// - Parameter status: What is there now; nil: nothing.
-    private func check(
-        _ condition: WriteCondition, _ status: LocalStatus?, _ path: StorePath, _ root: LocalRoot
-    ) throws(StoreError) {
-        switch condition {
-        case .always: return
-        case .ifAbsent:
-            if status != nil { throw StoreError(.preconditionFailed, "'\(path)' is there already", path: path) }
-        case .ifVersion(let version):
-            if let status { return try check(version, status, path, root) }
-            throw StoreError(.preconditionFailed, "'\(path)' is gone, with its version \(version)", path: path)
-        }
+        try condition.check(status.flatMap(root.version), at: path)
     }
 
     /// Gives a finished upload its name.
@@ -61,9 +47,7 @@ extension LocalStore {
         _ options: PutOptions, _ root: LocalRoot
     ) throws(StoreError) -> Metadata {
         try checkIsOpen()
-        if let isWanted = options.isWanted, !isWanted() {
-            throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
-        }
+        try options.requireWanted(path)
         let directory = parent.descriptor
         try withCommitLock(forCondition: options.condition, root) { () throws(StoreError) in
             switch options.condition {
@@ -72,7 +56,7 @@ extension LocalStore {
             case .ifVersion:
                 let status = LocalStatus(of: name, in: directory)
                 if status == nil, errno != ENOENT { throw StoreError(errno: errno, "asking for", path) }
-                try check(options.condition, status, path, root)
+                try options.condition.check(status.flatMap(root.version), at: path)
                 try upload.rename(to: name, in: directory, path)
             }
         }

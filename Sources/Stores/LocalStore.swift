@@ -80,7 +80,7 @@ package final class LocalStore: StoreBackend {
     private func entry(
         _ name: FileName, of directory: StorePath, _ listing: LocalListing, _ root: LocalRoot
     ) throws(StoreError) -> ListEntry? {
-        if directory.isRoot, name == LocalRoot.controlName { return nil }
+        if directory.isRoot, name == .control { return nil }
         if name.bytes.starts(with: LocalRoot.temporaryPrefix) {
             LocalRoot.removeLeftover(name, in: listing.descriptor, now: clock.calendar)
             return nil
@@ -179,7 +179,7 @@ extension StoreDescriptor {
 extension LocalStore {
     /// Deletes what a store that has been shut down keeps for itself in its directory.
     package static func removeTraces(in directory: String) {
-        let own = "\(directory)/\(LocalRoot.controlName)"
+        let own = "\(directory)/\(FileName.control)"
         rmdir("\(own)/\(LocalRoot.temporaryName)")
         unlink("\(own)/lock")
         rmdir(own)

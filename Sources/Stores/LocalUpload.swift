@@ -87,9 +87,7 @@ final class LocalUpload {
         func goOn(_ sent: Int64) throws(StoreError) {
             if sent > 0 { options.progress?(sent) }
             try store.checkIsOpen()
-            if let isWanted = options.isWanted, !isWanted() {
-                throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
-            }
+            try options.requireWanted(path)
         }
         for segment in body.segments {
             try goOn(0)
@@ -188,7 +186,7 @@ final class LocalUpload {
             result = name.withCString { old in final.withCString { linkat(directory.descriptor, old, parent, $0, 0) } }
         }
         if result == 0 { return }
-        if errno == EEXIST { throw StoreError(.preconditionFailed, "'\(path)' is there already", path: path) }
+        if errno == EEXIST { throw WriteCondition.ifAbsent.failure(path) }
         throw StoreError(errno: errno, "giving its name to", path)
     }
 }

@@ -86,10 +86,8 @@ package final class MemoryStore: StoreBackend {
     package func put(_ body: UploadBody, at path: StorePath, _ options: PutOptions) throws(StoreError) -> Metadata {
         let bytes = try collect(body, options)
         return try withState(path) { state throws(StoreError) in
-            try check(options.condition, at: path, in: state)
-            if let isWanted = options.isWanted, !isWanted() {
-                throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
-            }
+            try options.condition.check(state.objects[path]?.metadata.version, at: path)
+            try options.requireWanted(path)
             return try place(bytes, at: path, options.kind, options.attributes, in: &state)
         }
     }
@@ -123,8 +121,7 @@ package final class MemoryStore: StoreBackend {
                     if let version = deletion.version, let there = try? metadata(of: path, in: state),
                         there.version != version
                     {
-                        throw StoreError(
-                            .preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
+                        throw StoreError.changed(path, version.text)
                     }
                     if state.objects.removeValue(forKey: path) != nil { return }
                     if hasRealDirectories, state.directories[path] != nil, !isEmpty(path, in: state) {
@@ -179,7 +176,7 @@ package final class MemoryStore: StoreBackend {
     {
         try withState(source) { state throws(StoreError) in
             let object = try find(at: source, options.sourceVersion, in: state)
-            try check(options.condition, at: destination, in: state)
+            try options.condition.check(state.objects[destination]?.metadata.version, at: destination)
             let attributes = options.attributes ?? object.metadata.attributes ?? Attributes()
             return try place(object.bytes, at: destination, object.metadata.kind, attributes, in: &state)
         }
@@ -223,27 +220,13 @@ extension MemoryStore {
             let kind = try metadata(of: path, in: state).kind
             throw StoreError(.isADirectory, "'\(path)' is a \(kind)", path: path)
         }
-        guard version == nil || version == object.metadata.version else {
-            throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version!)", path: path)
-        }
+        if let version, version != object.metadata.version { throw StoreError.changed(path, version.text) }
         return object
     }
 
     private func isEmpty(_ directory: StorePath, in state: State) -> Bool {
         !state.objects.keys.contains { $0.isInside(directory) && $0 != directory }
             && !state.directories.keys.contains { $0.isInside(directory) && $0 != directory }
-    }
-
-    private func check(_ condition: WriteCondition, at path: StorePath, in state: State) throws(StoreError) {
-        let found = state.objects[path]?.metadata.version
-        switch condition {
-        case .always: return
-        case .ifAbsent where found == nil: return
-        case .ifVersion(let version) where version == found: return
-        case .ifAbsent: throw StoreError(.preconditionFailed, "'\(path)' is there already", path: path)
-        case .ifVersion(let version):
-            throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
-        }
     }
 
     private func makeParents(of path: StorePath, in state: inout State) throws(StoreError) {

@@ -309,7 +309,7 @@ final class DirectoryLister: Sendable {
         let capabilities = backing.store.capabilities
         let isTold = !capabilities.contains(.attributes) || capabilities.contains(.attributesInListing)
         return entries.compactMap { entry in
-            if isRoot, entry.name == Volume.reservedName { return nil }
+            if isRoot, entry.name == .control { return nil }
             guard isTold, entry.metadata.attributes == nil else { return entry }
             var entry = entry
             entry.metadata.attributes = Attributes()

@@ -6,7 +6,7 @@ package import StoreAPI
 extension FileSystem {
     package func lookup(_ name: [UInt8], in parent: UInt64, _ reply: @escaping Reply<Entry>) {
         // The two places where one tree hangs in the other.
-        if parent == 1, isFlat, name == Volume.reservedName.bytes, let root = tree.hiddenRoot {
+        if parent == 1, isFlat, name == FileName.control.bytes, let root = tree.hiddenRoot {
             return answer(reply) { () throws(FileSystemError) in tree.entry(try tree.node(root)) }
         }
         if parent == 1, !isFlat, name == VirtualTree.storeName.bytes {

@@ -75,7 +75,7 @@ final class VirtualTree: Sendable {
             return id
         }
         let root = add(
-            Volume.reservedName, in: nil, .directory(takesFiles: false), mode: 0o555, as: isFlat ? nil : .mountRoot)
+            .control, in: nil, .directory(takesFiles: false), mode: 0o555, as: isFlat ? nil : .mountRoot)
         hiddenRoot = isFlat ? root : nil
         for directory in directories {
             guard let name = FileName(directory.name) else { preconditionFailure("no name: \(directory.name)") }

@@ -61,7 +61,7 @@ extension Volume {
             }
             for line in page {
                 last = line.cookie
-                if inode == .root, line.name == Self.reservedName { continue }
+                if inode == .root, line.name == .control { continue }
                 var listed = ListedEntry(
                     name: line.name.bytes, cookie: line.cookie + Self.dotCookies,
                     number: numbers.number(line.inode.id), kind: line.inode.kind)

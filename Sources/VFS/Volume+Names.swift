@@ -17,7 +17,7 @@ extension Volume {
     private func changeable(_ bytes: [UInt8], _ parent: InodeID) throws(FileSystemError) -> FileName {
         let name = try Self.name(bytes)
         try mayChange()
-        if parent == .root, name == Self.reservedName { throw .accessDenied }
+        if parent == .root, name == .control { throw .accessDenied }
         return name
     }
 
@@ -26,7 +26,7 @@ extension Volume {
         let found: LookupResult
         do throws(FileSystemError) {
             name = try Self.name(bytes)
-            if parent == .root, name == Self.reservedName { throw .notFound }
+            if parent == .root, name == .control { throw .notFound }
             found = try asked { () throws(CatalogError) in try catalog.lookup(name, in: parent) }
         } catch { return reply(.failure(error)) }
         if found.isPending || isCurrent(found.listed) {

@@ -46,8 +46,6 @@ final class Surroundings: Sendable {
 ///
 /// Its operations are those of ``FileSystem``, for inodes of the catalog. They are in extensions by aspect.
 final class Volume: Sendable {
-    /// What this program keeps on the store for itself, and the place of the control files in a flat mount.
-    static let reservedName = FileName(".cloudfusion")!
     /// How long a caller waits for a listing that would only refresh what is here.
     static let refreshBound = Duration.seconds(5)
     /// How long the kernel may trust what could not be asked of the store.

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import Mounting
+import StoreAPI
 import Threading
 
 /// A mount as the command line sees it: through its control files.

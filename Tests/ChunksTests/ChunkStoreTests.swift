@@ -77,7 +77,7 @@ struct ChunkStoreTests {
         #expect(try rig.memory.names(in: .root) == [])
         try store.write([1], at: Self.path("a/b"))
         #expect(try rig.memory.names(in: .root) == [".cloudfusion"])
-        #expect(try rig.memory.names(in: ChunkPaths.control) == ["chunks", "format"])
+        #expect(try rig.memory.names(in: .control) == ["chunks", "format"])
         let format = try VolumeFormat(rig.memory.contents(of: ChunkPaths.format))
         #expect(try rig.chunks == ["00000000000000000001-\(format.volume).tar"])
         #expect(try store.names(in: .root) == ["a"])
@@ -304,7 +304,7 @@ struct ChunkStoreTests {
             .put(UploadBody(pattern(200_000)), at: Self.path("d/plain"), PutOptions(condition: .ifAbsent)),
             .delete(Self.path("d/plain")), .move(Self.path("d/new"), to: Self.path("f")), .delete(Self.path("d")),
         ]
-        rig.faulty.inject(.fail(StoreError(.quotaExceeded, "full")), on: .put, below: ChunkPaths.control)
+        rig.faulty.inject(.fail(StoreError(.quotaExceeded, "full")), on: .put, below: .control)
         #expect(throws: StoreError.self) { try Self.succeed(store.apply(changes)) }
         #expect(try rig.memory.contents(of: Self.path("d/plain")) == [1, 2, 3])
         rig.faulty.heal()
@@ -343,7 +343,7 @@ struct ChunkStoreTests {
             return capabilities
         }
         func read(_ path: StorePath, _ request: ReadRequest, into sink: any ReadSink) throws(StoreError) -> Metadata {
-            if hidesDots, path.isInside(ChunkPaths.control) { throw StoreError(.accessDenied, "this is not shown") }
+            if hidesDots, path.isInside(.control) { throw StoreError(.accessDenied, "this is not shown") }
             return try inner.read(path, request, into: sink)
         }
     }
@@ -571,11 +571,11 @@ struct ChunkStoreTests {
             try mover.write([1], at: Self.path("a/x"))
             try mover.write([7], at: Self.path("a/big"))
             // A plain object, which goes first; the packed one that it hides is to follow.
-            rig.faulty.inject(.fail(StoreError(.unavailable, "no")), on: .put, below: ChunkPaths.control)
+            rig.faulty.inject(.fail(StoreError(.unavailable, "no")), on: .put, below: .control)
             try mover.write(pattern(5_000), at: Self.path("a/big"))
             rig.faulty.heal()
             let gate = Gate()
-            rig.faulty.inject(.wait(gate), on: .put, .only(1), below: ChunkPaths.control)
+            rig.faulty.inject(.wait(gate), on: .put, .only(1), below: .control)
             let thread = WorkerThread(name: "move") {
                 _ = mover.apply([.move(Self.path(source), to: Self.path(target), condition: .ifAbsent)])
             }
@@ -596,7 +596,7 @@ struct ChunkStoreTests {
         let machine = try rig.machine(limit: 1_000)
         let path = Self.path("d/a")
         let small = try machine.write([1], at: path)
-        rig.faulty.inject(.fail(StoreError(.unavailable, "no")), on: .put, below: ChunkPaths.control)
+        rig.faulty.inject(.fail(StoreError(.unavailable, "no")), on: .put, below: .control)
         try machine.write(pattern(5_000), at: path, PutOptions(condition: .ifVersion(small.version!)))
         rig.faulty.heal()
         for _ in 0..<2 { #expect(try machine.names(in: path.parent!) == ["a"]) }

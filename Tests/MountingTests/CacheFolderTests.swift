@@ -1,5 +1,6 @@
 import Glibc
 import Logging
+import StoreAPI
 import Testing
 
 @testable import Mounting

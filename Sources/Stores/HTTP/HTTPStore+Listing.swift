@@ -22,7 +22,7 @@ extension HTTPStore {
         } else {
             page = try openPage(of: directory)
         }
-        let lines = try page.next(Self.pageSize).filter { !directory.isRoot || $0.name != Self.control }
+        let lines = try page.next(Self.pageSize).filter { !directory.isRoot || $0.name != .control }
         if page.isAtEnd { try check(page, of: directory) }
         let isShort = lines.map { directory.appending($0.name).bytes.count <= Self.longestPath }
         var result = ListPage(entries: try entries(zip(lines, isShort).filter(\.1).map(\.0), in: directory))

@@ -36,8 +36,6 @@ package final class HTTPStore: StoreBackend {
 
     /// Percent-encoded it has to fit into a line of 8 KB, which is what servers take.
     static let longestPath = 2000
-    /// What the program keeps for itself where archives are served; not listed at the root.
-    static let control = FileName(".cloudfusion")!
 
     let site: WebSite
     let isAnonymous: Bool

@@ -257,18 +257,6 @@ final class Spool: ReadSink, @unchecked Sendable {
     func read(at offset: Int64, _ count: Int) throws(StoreError) -> [UInt8] {
         let wanted = Int(max(0, min(Int64(count), length - offset)))
         guard wanted > 0 else { return [] }
-        var done = 0
-        let bytes = [UInt8](unsafeUninitializedCapacity: wanted) { buffer, filled in
-            while done < wanted {
-                let more = pread(
-                    file.descriptor, buffer.baseAddress! + done, wanted - done, off_t(offset) + off_t(done))
-                if more < 0, errno == EINTR { continue }
-                guard more > 0 else { break }
-                done += more
-            }
-            filled = done
-        }
-        guard done == wanted else { throw StoreError(ofSystemCall: "a temporary file could not be read") }
-        return bytes
+        return try readFile(file.descriptor, from: offset, Int64(wanted))
     }
 }

@@ -41,24 +41,10 @@ package struct AWSEnvironment: Sendable {
     ///
     /// - Throws: ``StoreError``: `.invalidArgument` when there is one that cannot be read.
     static func contents(of path: String) throws(StoreError) -> String? {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else {
+        guard let bytes = readFile(path, limit: 1 << 20) else {
             let number = errno
             if number == ENOENT || number == ENOTDIR { return nil }
             throw StoreError(.invalidArgument, "'\(path)' cannot be read: \(String(cString: strerror(number)))")
-        }
-        defer { close(descriptor) }
-        var bytes: [UInt8] = []
-        var buffer = [UInt8](repeating: 0, count: 16 << 10)
-        while bytes.count < 1 << 20 {
-            let count = Glibc.read(descriptor, &buffer, buffer.count)
-            if count < 0, errno == EINTR { continue }
-            guard count >= 0 else {
-                let number = errno
-                throw StoreError(.invalidArgument, "'\(path)' cannot be read: \(String(cString: strerror(number)))")
-            }
-            if count == 0 { break }
-            bytes += buffer[..<count]
         }
         return String(decoding: bytes, as: UTF8.self)
     }

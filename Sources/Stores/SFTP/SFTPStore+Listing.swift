@@ -117,7 +117,7 @@ final class SFTPListing: @unchecked Sendable {
             }
             return
         }
-        if directory.isRoot, name == SFTPStore.control.name { return }
+        if directory.isRoot, name == .control { return }
         if name.bytes.starts(with: SFTPStore.temporaryPrefix) {
             return try store.removeLeftover(
                 name, found, in: directory, now: store.clock.calendar.seconds, connection)

@@ -2,8 +2,6 @@ import StoreAPI
 import StoreSSH
 
 extension SFTPStore {
-    /// Holds what is CloudFusion's own; not listed at the root.
-    static let control = StorePath(".cloudfusion")!
     static let temporary = StorePath(".cloudfusion/tmp")!
     /// Where ``temporary`` is of no use, new files are written beside their place, so named.
     static let temporaryPrefix = Array(".cloudfusion-tmp-".utf8)
@@ -37,7 +35,7 @@ extension SFTPStore {
 
     /// - Returns: whether files can be written there, as far as can be seen.
     func makeTemporary(_ connection: SFTPConnection) throws(StoreError) -> Bool {
-        for (path, mode) in [(Self.control, Self.directoryMode), (Self.temporary, 0o700)] {
+        for (path, mode) in [(.control, Self.directoryMode), (Self.temporary, 0o700)] {
             let made = connection.submit(.makeDirectory(bytes(path), permissions: mode))
             _ = try made.answer()
             guard try find(path, connection)?.kind == .directory else { return false }

@@ -235,7 +235,7 @@ extension SFTPStore {
             let found = try metadata(of: source)
             if found.kind == .directory { throw StoreError(.isADirectory, "'\(source)' is a directory", path: source) }
             if let version = options.sourceVersion, version != found.version {
-                throw StoreError(.preconditionFailed, "'\(source)' is no longer version \(version)", path: source)
+                throw StoreError.changed(source, version.text)
             }
             let body: UploadBody
             if found.kind == .symbolicLink {

@@ -168,7 +168,7 @@ extension SFTPStore {
 
     func check(_ version: Version?, _ found: SFTPAttributes, _ path: StorePath) throws(StoreError) {
         guard let version, version != self.version(found) else { return }
-        throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
+        throw StoreError.changed(path, version.text)
     }
 
     /// The seconds that the protocol has for a time.

@@ -110,8 +110,7 @@ final class SFTPUpload {
 
     private func checkIsWanted() throws(StoreError) {
         try store.pool.checkIsOpen()
-        guard let isWanted = options.isWanted, !isWanted() else { return }
-        throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
+        try options.requireWanted(path)
     }
 
     /// - Parameter found: What is there now; nil: nothing.
@@ -120,10 +119,10 @@ final class SFTPUpload {
         switch options.condition {
         case .always: return
         case .ifAbsent:
-            if found != nil { throw StoreError(.preconditionFailed, "'\(path)' is there already", path: path) }
+            if found != nil { throw options.condition.failure(path) }
         case .ifVersion(let version):
             if let found { return try store.check(version, found, path) }
-            throw StoreError(.preconditionFailed, "'\(path)' is gone, with its version \(version)", path: path)
+            throw options.condition.failure(path)
         }
     }
 
@@ -279,10 +278,7 @@ final class SFTPUpload {
                     first..<min(first + Self.partSize, end), to: handle, path, store, isWanted: options.isWanted,
                     fill: { offset, count throws(StoreError) in try segment.bytes(offset - start, count) },
                     whenSent: {},
-                    acknowledge: { _ throws(StoreError) in
-                        guard let isWanted = options.isWanted, !isWanted() else { return }
-                        throw StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
-                    })
+                    acknowledge: { _ throws(StoreError) in try options.requireWanted(path) })
             }
             parts.insert(first)
             sent.add(min(Self.partSize, end - first))

@@ -41,7 +41,7 @@ extension WebDAVStore {
         if path.isRoot { throw StoreError(.invalidArgument, "the root of a store cannot be deleted") }
         guard let there = try find(path) else { return false }
         if let version = deletion.version, version != there.version {
-            throw StoreError(.preconditionFailed, "'\(path)' is no longer version \(version)", path: path)
+            throw StoreError.changed(path, version.text)
         }
         if there.kind == .directory { return true }
         var call = WebDAVCall(

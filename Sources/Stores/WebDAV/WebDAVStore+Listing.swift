@@ -121,7 +121,7 @@ extension WebDAVStore {
                 page.refusedNames.append(String(decoding: resource.path, as: UTF8.self))
                 continue
             }
-            if directory.isRoot, name == Self.control.name { continue }
+            if directory.isRoot, name == .control { continue }
             page.entries.append(ListEntry(name: name, metadata: Self.metadata(resource)))
         }
         return page

@@ -40,7 +40,7 @@ extension WebDAVStore {
                 call.progress = options.progress
                 _ = try self.send(call)
             }
-            if let isWanted = options.isWanted, !isWanted() { throw Self.cancelled(path) }
+            try options.requireWanted(path)
             var end = WebDAVCall("MOVE", path, .requestsMultipart, .storeOther, action: action)
             end.url = folder
             end.url!.path += "/.file"

@@ -32,7 +32,7 @@ extension WebDAVStore {
 
         init(store: WebDAVStore) {
             self.store = store
-            folder = WebDAVStore.control.appending(FileName("probe-\(Trial.name())")!)
+            folder = StorePath.control.appending(FileName("probe-\(Trial.name())")!)
             bytes = (0..<64).map { _ in UInt8.random(in: 0...255) }
         }
 
@@ -310,7 +310,7 @@ extension WebDAVStore {
 
     /// Deletes what uploads and trials that were broken off have left, a day later.
     private func sweep() throws(StoreError) {
-        for (directory, prefix) in [(Self.control, "probe-"), (Self.temporary, "")] {
+        for (directory, prefix) in [(StorePath.control, "probe-"), (Self.temporary, "")] {
             var call = WebDAVCall(
                 "PROPFIND", directory, isCollection: true, .requestsList, .storeList,
                 action: "what is left of earlier uploads could not be listed")

@@ -8,7 +8,7 @@ extension WebDAVStore {
 
     package func put(_ body: UploadBody, at path: StorePath, _ options: PutOptions) throws(StoreError) -> Metadata {
         if path.isRoot { throw Self.isADirectory(path) }
-        if let isWanted = options.isWanted, !isWanted() { throw Self.cancelled(path) }
+        try options.requireWanted(path)
         return try under(options.condition, path, length: body.length) { () throws(StoreError) in
             try write(body, at: path, options)
         }
@@ -24,11 +24,11 @@ extension WebDAVStore {
             case .ifAbsent:
                 if let there = try find(path) {
                     if there.kind == .directory { throw Self.isADirectory(path) }
-                    throw StoreError(.preconditionFailed, "'\(path)' is on the server already", path: path)
+                    throw condition.failure(path)
                 }
             case .ifVersion(let version):
                 guard let there = try find(path), there.version == version else {
-                    throw StoreError.changed(path, version.text)
+                    throw condition.failure(path)
                 }
             }
             return try body()
@@ -45,7 +45,7 @@ extension WebDAVStore {
             do throws(StoreError) {
                 try send(body, to: staged, options)
                 let written = try describe(staged, body.length, options.kind, options.attributes, as: path)
-                if let isWanted = options.isWanted, !isWanted() { throw Self.cancelled(path) }
+                try options.requireWanted(path)
                 try place(staged, at: path, body.length)
                 if traits.keepsTags { return written }
                 return try describe(path, body.length, options.kind, options.attributes, as: path)
@@ -61,10 +61,6 @@ extension WebDAVStore {
             try send(body, to: path, options)
         }
         return try describe(path, body.length, options.kind, options.attributes, as: path)
-    }
-
-    static func cancelled(_ path: StorePath) -> StoreError {
-        StoreError(.cancelled, "the upload of '\(path)' is no longer wanted", path: path)
     }
 
     private func remove(_ path: StorePath) {

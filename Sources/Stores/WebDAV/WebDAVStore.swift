@@ -31,8 +31,6 @@ package final class WebDAVStore: StoreBackend {
 
     /// Percent-encoded it has to fit into a line of 8 KB, which is what Apache takes.
     static let longestPath = 2000
-    /// What the program keeps for itself; not listed at the root.
-    static let control = StorePath(".cloudfusion")!
 
     let site: WebSite
     let isAnonymous: Bool
