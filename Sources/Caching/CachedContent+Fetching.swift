@@ -17,7 +17,7 @@ extension CachedContent {
     static let alignment: Int64 = 128 << 10
     /// Files up to this size are fetched whole: only of a whole object a store like S3 has a checksum, and the rest
     /// costs less than the next request.
-    static let largestWhole: Int64 = 512 << 10
+    package static let largestWhole: Int64 = 512 << 10
 
     /// How often one fetch asks the store, for an object that is moved or replaced again and again.
     static let mostAttempts = 8
@@ -78,6 +78,20 @@ extension CachedContent {
             current = gap
         }
         if let current { addPieces(current, piece, isDemanded, &state, &work) }
+    }
+
+    /// Begins to bring all that is missing, for nobody who waits.
+    ///
+    /// - Returns: false: there is no room for it.
+    func fetchAhead() -> Bool {
+        var work = FetchPlan()
+        let hasRoom = state.withLock { state in
+            guard state.sourceEnd <= cache.readAheadRoom else { return false }
+            plan(0..<state.sourceEnd, .ahead(piece: ReadPattern.pieces.upperBound), &state, &work)
+            return true
+        }
+        start(work)
+        return hasRoom
     }
 
     private func addPieces(

@@ -154,6 +154,15 @@ package final class ContentCache: Sendable {
         }
     }
 
+    /// Begins to bring all of a file that somebody is likely to open soon.
+    ///
+    /// - Returns: false: there is no room for it.
+    package func fetchAhead(_ inode: InodeID) throws(CacheError) -> Bool {
+        let content = try load(inode, isUse: false)
+        defer { close(content) }
+        return content.fetchAhead()
+    }
+
     /// One more who has it open.
     func retain(_ content: CachedContent) { content.opens.withLock { $0 += 1 } }
 

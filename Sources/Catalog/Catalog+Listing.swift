@@ -112,6 +112,46 @@ extension Catalog {
         }
     }
 
+    /// The directory in which an inode has a name (the first, if it has several), and the name's cookie; nil: it has none.
+    package func position(of inode: InodeID) throws(CatalogError) -> (directory: InodeID, cookie: Int64)? {
+        try read { tables throws(CatalogError) in
+            try tables.database.first(
+                "SELECT parent, id FROM entry WHERE inode = ? ORDER BY id LIMIT 1", .int(inode.row)
+            ) { (directory: InodeID(UInt64($0.int(0))), cookie: $0.int(1)) }
+        }
+    }
+
+    /// One of the entries of a directory, as far as reading ahead has to know it.
+    package struct Neighbour {
+        package var cookie: Int64
+        package var file: InodeID
+        /// Bytes on the store.
+        package var size: Int64
+        /// It is a file of which all bytes are on the store, and none here.
+        package var isAbsent: Bool
+    }
+
+    /// The next `count` entries of `directory` behind `cookie`.
+    package func neighbours(in directory: InodeID, after cookie: Int64, count: Int) throws(CatalogError)
+        -> [Neighbour]
+    {
+        try read { tables throws(CatalogError) in
+            try tables.database.all(
+                """
+                SELECT e.id, i.id, i.source_size_bytes,
+                    i.kind = ?4 AND i.object > 0 AND i.source_size_bytes > 0 AND c.inode IS NULL
+                FROM entry e INDEXED BY entry_in_order JOIN inode i ON i.id = e.inode
+                LEFT JOIN content c ON c.inode = i.id AND (c.dirty = 1 OR c.cached_bytes > 0)
+                WHERE e.parent = ?1 AND e.id > ?2 ORDER BY e.id LIMIT ?3
+                """, .int(directory.row), .int(cookie), .int(Int64(count)), .int(Int64(FileKind.file.rawValue))
+            ) {
+                Neighbour(
+                    cookie: $0.int(0), file: InodeID(UInt64($0.int(1))), size: $0.optionalInt(2) ?? 0,
+                    isAbsent: $0.bool(3))
+            }
+        }
+    }
+
     /// The question to ask the store for one inode; nil when its attributes are known.
     package func unknownAttributes(of inode: InodeID) throws(CatalogError) -> ContentQuestion? {
         try read { tables throws(CatalogError) in try tables.question(inode) }

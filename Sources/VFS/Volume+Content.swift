@@ -28,8 +28,11 @@ extension Volume {
         let open: OpenFile
         do { open = try self.open(inode, flags: flags, by: caller) } catch { return reply(.failure(error)) }
         guard flags & O_ACCMODE == O_RDONLY, case .file(let file)? = handles[open.handle],
-            file.content.beginsOnTheStore, case .good = lister.outlook(for: .root)
+            case .good = lister.outlook(for: .root)
         else { return reply(.success(open)) }
+        let isAbsent = file.content.beginsOnTheStore
+        siblings.opened(inode, isAbsent: isAbsent)
+        guard isAbsent else { return reply(.success(open)) }
         // Other errors than that are told to those who read: what is needed may be here.
         let parked = surroundings.parking.park(
             for: min(Self.refreshBound, settings.requestDeadline), late: .success(open), ended: .success(open), reply)

@@ -58,6 +58,7 @@ final class Volume: Sendable {
     let handles: HandleTable
     let lister: DirectoryLister
     let reader: AttributeReader
+    let siblings: SiblingReader
     let space: StoreSpace
     private let storePool: WorkerPool
     /// For those who wait until all below a directory is on the store.
@@ -88,6 +89,7 @@ final class Volume: Sendable {
         lister = DirectoryLister(
             backing: backing, pool: storePool, surroundings: surroundings, changed: { changes.changed($0) },
             learnMore: { [reader] in reader.readAhead($0) })
+        siblings = SiblingReader(backing: backing, surroundings: surroundings)
         space = StoreSpace(store: backing.store, clock: surroundings.clock, pool: storePool)
         changes.volume.withLock { $0 = WeakVolume(self) }
         configure()
@@ -127,6 +129,7 @@ final class Volume: Sendable {
         changes.volume.withLock { $0 = nil }
         lister.shutdown()
         reader.shutdown()
+        siblings.shutdown()
         storePool.shutdown()
         remotePool.shutdown()
         reaper.shutdown()
