@@ -272,8 +272,8 @@ class Run:
                 returned = time.monotonic() - begun
                 if self.peer_type is CloudFusion:
                     mount.push()
-                    sizes = {name: size for name, size in self.direct.names().items() if name.endswith(".tar")}
-                    assert sum(sizes.values()) > count * 4096, "not all of it is on the store"
+                    archives = self.direct.below(f"{self.direct.prefix}/.cloudfusion/chunks").names()
+                    assert sum(archives.values()) > count * 4096, "not all of it is on the store"
                 else:
                     self.until_stored(small, mount)
             self.results[f"copy {label} in, packed: returns"] = (returned * share, None)

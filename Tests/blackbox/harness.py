@@ -169,8 +169,8 @@ class Local:
 
 
 @dataclasses.dataclass(frozen=True)
-class WebDAV:
-    """A folder on one of the WebDAV servers that belongs to one test. It is looked at where the server has its files."""
+class WebFolder:
+    """A folder on a web server that belongs to one test. It is filled, or looked at, where the server has its files."""
 
     name: str
     endpoint: str
@@ -179,71 +179,17 @@ class WebDAV:
     files: pathlib.Path
     folder: str = ""
 
-    @classmethod
-    def from_environment(cls, name):
-        """The server that `python3 -m rigs start` has announced; None if it has not."""
-        value = os.environ.get(f"CLOUDFUSION_TEST_WEBDAV_{name.upper()}")
-        if value is None:
-            return None
-        endpoint, user, password, files = value.split()
-        return cls(name, endpoint, user, password, pathlib.Path(files))
-
-    def below(self, folder):
-        """A new folder. The server makes it, so that it is the server's."""
-        run("curl", "--silent", "--show-error", "--fail", "--anyauth", "--user", f"{self.user}:{self.password}",
-            "--request", "MKCOL", f"{self.endpoint}/{folder}/")
-        return dataclasses.replace(self, folder=folder)
-
-    def through(self, endpoint):
-        path = urllib.parse.urlsplit(self.endpoint).path
-        return dataclasses.replace(self, endpoint=endpoint + path)
-
-    @property
-    def url(self):
-        return f"{self.endpoint}/{self.folder}"
-
-    @property
-    def auth(self):
-        return {"url": self.url, "user": self.user, "password": self.password}
-
-    store = {"name": "webdav"}
-
-    def names(self):
-        """Every file with its size, but what the program and the server keep for themselves."""
-        root = self.files / self.folder
-        own = {".cloudfusion", ".DAV"}
-        return {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*")
-                if path.is_file() and not own & set(path.relative_to(root).parts)}
-
-    def read(self, name):
-        return (self.files / self.folder / name).read_bytes()
-
-
-@dataclasses.dataclass(frozen=True)
-class HTTP:
-    """A folder that a web server shows as an index page, and that belongs to one test. It is filled where the server has
-    its files."""
-
-    name: str
-    endpoint: str
-    user: str
-    password: str
-    files: pathlib.Path
-    folder: str = ""
+    # What the name of the environment variable begins with.
+    kind = ""
 
     @classmethod
     def from_environment(cls, name):
         """The server that `python3 -m rigs start` has announced; None if it has not."""
-        value = os.environ.get(f"CLOUDFUSION_TEST_HTTP_{name.upper()}")
+        value = os.environ.get(f"CLOUDFUSION_TEST_{cls.kind}_{name.upper()}")
         if value is None:
             return None
         endpoint, user, password, files = value.split()
         return cls(name, endpoint, user, password, pathlib.Path(files))
-
-    def below(self, folder):
-        """A new folder, which everybody may read."""
-        (self.files / folder).mkdir(mode=0o755)
-        return dataclasses.replace(self, folder=folder)
 
     def through(self, endpoint):
         path = urllib.parse.urlsplit(self.endpoint).path
@@ -261,7 +207,41 @@ class HTTP:
     def auth(self):
         return {"url": self.url, "user": self.user, "password": self.password}
 
-    store = {"name": "http"}
+    @property
+    def store(self):
+        return {"name": self.kind.lower()}
+
+
+class WebDAV(WebFolder):
+    """A folder on one of the WebDAV servers."""
+
+    kind = "WEBDAV"
+
+    def below(self, folder):
+        """A new folder. The server makes it, so that it is the server's."""
+        run("curl", "--silent", "--show-error", "--fail", "--anyauth", "--user", f"{self.user}:{self.password}",
+            "--request", "MKCOL", f"{self.endpoint}/{folder}/")
+        return dataclasses.replace(self, folder=folder)
+
+    def names(self):
+        """Every file with its size, but what the program and the server keep for themselves."""
+        own = {".cloudfusion", ".DAV"}
+        return {str(path.relative_to(self.root)): path.stat().st_size for path in self.root.rglob("*")
+                if path.is_file() and not own & set(path.relative_to(self.root).parts)}
+
+    def read(self, name):
+        return (self.root / name).read_bytes()
+
+
+class HTTP(WebFolder):
+    """A folder that a web server shows as an index page."""
+
+    kind = "HTTP"
+
+    def below(self, folder):
+        """A new folder, which everybody may read."""
+        (self.files / folder).mkdir(mode=0o755)
+        return dataclasses.replace(self, folder=folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ and nothing for those that are not installed, which standard error says. Exit st
 """
 
 import argparse
+import concurrent.futures
 import pathlib
 import sys
 
@@ -33,22 +34,30 @@ def main():
     if unknown:
         parser.error(f"no such server: {', '.join(unknown)}")
 
-    failed = False
-    for name in arguments.names or SERVERS:
+    def act(name):
+        """A line for standard output, and whether all is well."""
         server = SERVERS[name](arguments.state / name)
         try:
             if arguments.action == "start":
                 server.start()
-                print(server.announcement, flush=True)
-            elif arguments.action == "stop":
+                return server.announcement, True
+            if arguments.action == "stop":
                 server.stop()
-            else:
-                pids = server.processes.pids()
-                print(f"{name}: " + (f"running {pids}" if pids else "stopped"))
-                failed = failed or not pids
+                return None, True
+            pids = server.processes.pids()
+            return f"{name}: " + (f"running {pids}" if pids else "stopped"), bool(pids)
         except RigError as error:
             print(error, file=sys.stderr)
-            failed = True
+            return None, False
+
+    # They end all at once, but begin one after the other: two that look for a free port could find the same.
+    at_once = len(SERVERS) if arguments.action == "stop" else 1
+    failed = False
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        for line, is_well in pool.map(act, arguments.names or SERVERS):
+            if line:
+                print(line, flush=True)
+            failed = failed or not is_well
     return 1 if failed else 0
 
 
