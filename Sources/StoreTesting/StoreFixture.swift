@@ -12,6 +12,9 @@ public struct StoreFixture: Sendable, CustomStringConvertible {
     public let make: @Sendable () throws -> (store: any Store, cleanUp: @Sendable () -> Void)
     /// nil: each clause gets a store of its own.
     private let shared: SharedStore?
+    /// Trials wait for servers most of the time: each kind of store has a thread for them, and Swift's own, of which there
+    /// are as many as processors, are left to other tests.
+    private let pool = WorkerPool(name: "contract", limit: 1)
 
     /// - Parameter sharesStore: Whether clauses are tried on one store, connected once: for those whose server takes
     ///   its time. It is not shut down.
@@ -44,7 +47,13 @@ public struct StoreFixture: Sendable, CustomStringConvertible {
     ///
     /// - Returns: Why it was not tried; nil when it was, and holds.
     /// - Throws: ``ContractViolation``, or what the store threw unexpectedly.
-    public func run(_ clause: StoreClause) throws -> String? {
+    public func run(_ clause: StoreClause) async throws -> String? {
+        try await withCheckedThrowingContinuation { continuation in
+            pool.submit { continuation.resume(with: Result { try tryOut(clause) }) }
+        }
+    }
+
+    private func tryOut(_ clause: StoreClause) throws -> String? {
         if let reason = deviations[clause.name] { return reason }
         func attempt(_ store: any Store) throws -> String? {
             if let reason = clause.reasonToSkip(store.capabilities) { return reason }

@@ -53,7 +53,7 @@ final class AttributeReader: Sendable {
     /// Fills in what is not known of the files in `directory`, in the background.
     func readAhead(_ directory: InodeID) {
         guard backing.store.capabilities.contains(.attributes) else { return }
-        state.withLock { $0.sources.append((directory, 0)) }
+        state.withLock { $0.sources.push((directory, 0)) }
         pool.submit { [self] in fill() }
     }
 
@@ -67,7 +67,7 @@ final class AttributeReader: Sendable {
         let isAccepted = state.withLock { state in
             guard !state.isShutDown else { return false }
             state.jobs[inode, default: Job()].waiters.append(parked)
-            state.urgent.append(inode)
+            state.urgent.push(inode)
             return true
         }
         guard isAccepted else {
@@ -80,9 +80,9 @@ final class AttributeReader: Sendable {
     func shutdown() {
         let waiters = state.withLock { state in
             state.isShutDown = true
-            state.urgent.removeAll()
-            state.ahead.removeAll()
-            state.sources.removeAll()
+            state.urgent = Queue()
+            state.ahead = Queue()
+            state.sources = Queue()
             defer { state.jobs = [:] }
             return state.jobs.values.flatMap(\.waiters)
         }
@@ -93,7 +93,7 @@ final class AttributeReader: Sendable {
     /// Takes the next questions of a directory into the queue.
     private func fill() {
         var count = 0
-        while count == 0, let source = state.withLock({ $0.sources.popFirst() }) {
+        while count == 0, let source = state.withLock({ $0.sources.pop() }) {
             do {
                 let (inodes, next) = try backing.catalog.unknownInodes(
                     in: source.directory, after: source.after, count: Self.page)
@@ -102,9 +102,9 @@ final class AttributeReader: Sendable {
                     let new = inodes.filter { state.jobs[$0] == nil }
                     for inode in new {
                         state.jobs[inode] = Job()
-                        state.ahead.append(inode)
+                        state.ahead.push(inode)
                     }
-                    if let next { state.sources.append((source.directory, next)) }
+                    if let next { state.sources.push((source.directory, next)) }
                     return new.count
                 }
             } catch {
@@ -117,12 +117,12 @@ final class AttributeReader: Sendable {
     /// Asks the most urgent question.
     private func step() {
         let work = state.withLock { state -> (inode: InodeID, isLowOnMore: Bool)? in
-            while let inode = state.urgent.popFirst() {
+            while let inode = state.urgent.pop() {
                 guard state.jobs[inode]?.isRunning == false else { continue }
                 state.jobs[inode]?.isRunning = true
                 return (inode, false)
             }
-            while let inode = state.ahead.popFirst() {
+            while let inode = state.ahead.pop() {
                 guard state.jobs[inode]?.isRunning == false else { continue }
                 state.jobs[inode]?.isRunning = true
                 return (inode, state.ahead.count == Self.parallel && !state.sources.isEmpty)
@@ -184,9 +184,9 @@ final class AttributeReader: Sendable {
         let until = surroundings.clock.monotonic + duration
         let waiters = state.withLock { state in
             state.quietUntil = until
-            state.urgent.removeAll()
-            state.ahead.removeAll()
-            state.sources.removeAll()
+            state.urgent = Queue()
+            state.ahead = Queue()
+            state.sources = Queue()
             let dropped = state.jobs.filter { !$0.value.isRunning }
             for inode in dropped.keys { state.jobs[inode] = nil }
             return dropped.values.flatMap(\.waiters)
@@ -197,34 +197,5 @@ final class AttributeReader: Sendable {
     private func end(_ inode: InodeID, _ isKnown: Bool) {
         let waiters = state.withLock { $0.jobs.removeValue(forKey: inode)?.waiters ?? [] }
         for parked in waiters { parked.answer(isKnown) }
-    }
-}
-
-/// First in, first out.
-struct Queue<Element> {
-    private var elements: [Element?] = []
-    private var head = 0
-
-    var count: Int { elements.count - head }
-    var isEmpty: Bool { count == 0 }
-
-    mutating func append(_ element: Element) { elements.append(element) }
-
-    mutating func popFirst() -> Element? {
-        guard head < elements.count else { return nil }
-        defer {
-            elements[head] = nil
-            head += 1
-            if head >= 1024, head * 2 >= elements.count {
-                elements.removeSubrange(..<head)
-                head = 0
-            }
-        }
-        return elements[head]
-    }
-
-    mutating func removeAll() {
-        elements = []
-        head = 0
     }
 }

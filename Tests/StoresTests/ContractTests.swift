@@ -5,8 +5,8 @@ import Testing
 @Suite("The contract of stores")
 struct ContractTests {
     @Test("holds", arguments: StoreFixture.all, StoreContract.clauses)
-    func contract(fixture: StoreFixture, clause: StoreClause) throws {
-        _ = try fixture.run(clause)
+    func contract(fixture: StoreFixture, clause: StoreClause) async throws {
+        _ = try await fixture.run(clause)
     }
 
     @Test("a store can do what is written down for its kind, no more and no less", arguments: StoreFixture.all)

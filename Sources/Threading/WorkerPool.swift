@@ -1,7 +1,5 @@
-import Threading
-
 /// Threads for calls that may wait: to a store, for the disk, or of a control file. Started when there is work.
-final class WorkerPool: Sendable {
+public final class WorkerPool: Sendable {
     private struct State {
         var jobs = Queue<@Sendable () -> Void>()
         var threads = 0
@@ -15,17 +13,17 @@ final class WorkerPool: Sendable {
     private let urgency: Urgency
 
     /// - Parameter limit: The most threads.
-    init(name: String, limit: Int, urgency: Urgency = .foreground) {
+    public init(name: String, limit: Int, urgency: Urgency = .foreground) {
         self.name = name
         self.limit = limit
         self.urgency = urgency
     }
 
     /// Runs `job` on a thread of the pool; never, when the pool is shut down first.
-    func submit(_ job: @escaping @Sendable () -> Void) {
+    public func submit(_ job: @escaping @Sendable () -> Void) {
         let needsThread = state.update { state in
             guard !state.isShutDown else { return false }
-            state.jobs.append(job)
+            state.jobs.push(job)
             guard state.jobs.count > state.idle, state.threads < limit else { return false }
             state.threads += 1
             return true
@@ -34,14 +32,14 @@ final class WorkerPool: Sendable {
     }
 
     /// Jobs that nobody has taken up yet.
-    var backlog: Int { state.withLock { $0.jobs.count } }
+    public var backlog: Int { state.withLock { $0.jobs.count } }
 
     /// Drops jobs that were not begun; threads end after the job they are at, which nobody waits for: it may be a
     /// request to a store that does not answer.
-    func shutdown() {
+    public func shutdown() {
         state.update {
             $0.isShutDown = true
-            $0.jobs.removeAll()
+            $0.jobs = Queue()
         }
     }
 
@@ -50,7 +48,7 @@ final class WorkerPool: Sendable {
             state.withLock { $0.idle += 1 }
             let job: (@Sendable () -> Void)?? = state.wait { state -> (@Sendable () -> Void)?? in
                 if state.isShutDown { return .some(nil) }
-                return state.jobs.popFirst().map { .some($0) }
+                return state.jobs.pop().map { .some($0) }
             }
             state.withLock { $0.idle -= 1 }
             guard let job, let job else { return }
