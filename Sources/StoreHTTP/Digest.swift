@@ -1,10 +1,36 @@
 import COpenSSL
 public import StoreAPI
 
-/// A digest in the making. Not for use from two threads at a time.
+/// What is made of bytes in the order in which they come. Not for use from two threads at a time.
+public protocol RunningDigest: AnyObject {
+    func update(_ bytes: UnsafeRawBufferPointer)
+    /// That of all that was given, after which this one begins anew.
+    func finish() -> [UInt8]
+}
+
+extension RunningDigest {
+    public func update(_ bytes: [UInt8]) { bytes.withUnsafeBytes { update($0) } }
+
+    /// Takes all bytes of `body`, a piece at a time.
+    ///
+    /// - Throws: ``StoreError``: `.internal` when a file cannot be read, `.unsupported` for a stored segment.
+    public func update(_ body: UploadBody) throws(StoreError) {
+        var reader = try BodyReader(body)
+        let size = Int(min(max(body.length, 1), 256 << 10))
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 16)
+        defer { buffer.deallocate() }
+        while true {
+            let count = try reader.read(into: buffer)
+            if count == 0 { return }
+            update(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+        }
+    }
+}
+
+/// A digest in the making.
 ///
 /// Source: EVP_DigestInit(3). Algorithms are fetched once: an implicit fetch costs more than a short digest.
-public final class Digest {
+public final class Digest: RunningDigest {
     public enum Algorithm: CaseIterable, Sendable {
         case md5, sha1, sha256
 
@@ -58,24 +84,6 @@ public final class Digest {
         guard EVP_DigestUpdate(context, start, bytes.count) == 1 else { fatalError("no memory for a digest") }
     }
 
-    public func update(_ bytes: [UInt8]) { bytes.withUnsafeBytes { update($0) } }
-
-    /// Takes all bytes of `body`, a piece at a time.
-    ///
-    /// - Throws: ``StoreError``: `.internal` when a file cannot be read, `.unsupported` for a stored segment.
-    public func update(_ body: UploadBody) throws(StoreError) {
-        var reader = try BodyReader(body)
-        let size = Int(min(max(body.length, 1), 256 << 10))
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 16)
-        defer { buffer.deallocate() }
-        while true {
-            let count = try reader.read(into: buffer)
-            if count == 0 { return }
-            update(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
-        }
-    }
-
-    /// The digest of all that was given, after which this one begins anew.
     public func finish() -> [UInt8] {
         let digest = [UInt8](unsafeUninitializedCapacity: Int(EVP_MAX_MD_SIZE)) { buffer, count in
             var length: UInt32 = 0

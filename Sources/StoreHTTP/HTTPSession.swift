@@ -75,6 +75,7 @@ public final class HTTPSession: Sendable {
     ///   shut down.
     public func send(_ request: HTTPRequest, classify: (HTTPResponse) -> StoreError?) throws(StoreError) -> HTTPResponse
     {
+        var request = request
         var backoff = Backoff(policy, budget: state.withLock { $0.tuning.overallTimeout })
         var spent = Stopwatch(clock)
         var mayRenew = true
@@ -128,6 +129,14 @@ public final class HTTPSession: Sendable {
             if let progress = request.progress {
                 let again = sentBytes.takeAll()
                 if again != 0 { progress(-again) }
+            }
+            if let renewed = request.renewed {
+                switch try renewed() {
+                case .answer(let answer): return answer
+                case .send(var other):
+                    other.renewed = renewed
+                    request = other
+                }
             }
         }
     }

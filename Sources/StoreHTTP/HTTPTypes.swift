@@ -23,6 +23,8 @@ public struct HTTPRequest: Sendable {
     public var progress: (@Sendable (Int64) -> Void)?
     /// Whether the session may send it again when it cannot know whether it was carried out.
     public var isRepeatable = true
+    /// Asked before the session sends it again: some of it may have arrived. nil: it is sent as it was.
+    public var renewed: (@Sendable () throws(StoreError) -> HTTPRenewal)?
     /// How long this sending may take when next to nothing has to be moved; nil: ``StoreTuning/overallTimeout``.
     public var timeLimit: Duration?
     /// Told by the transport what became of this sending.
@@ -47,6 +49,14 @@ public struct HTTPRequest: Sendable {
             if let newValue { headers.append((header, newValue)) }
         }
     }
+}
+
+/// What becomes of a request that was sent, and not heard of.
+public enum HTTPRenewal: Sendable {
+    /// This is sent in its place; asked about in the same way.
+    case send(HTTPRequest)
+    /// It needs no sending: this would be its answer.
+    case answer(HTTPResponse)
 }
 
 /// What a transport tells about one sending of a request, beyond the answer or the error.

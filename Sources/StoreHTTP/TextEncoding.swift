@@ -59,6 +59,19 @@ public enum TextEncoding {
         return String(decoding: text, as: UTF8.self)
     }
 
+    /// In the alphabet for URLs, without padding (RFC 4648, 5).
+    public static func base64URL(_ bytes: [UInt8]) -> String {
+        let letters = base64(bytes).utf8.compactMap { letter -> UInt8? in
+            switch letter {
+            case UInt8(ascii: "+"): UInt8(ascii: "-")
+            case UInt8(ascii: "/"): UInt8(ascii: "_")
+            case UInt8(ascii: "="): nil
+            default: letter
+            }
+        }
+        return String(decoding: letters, as: UTF8.self)
+    }
+
     /// Reads Base64 in either alphabet of RFC 4648, with or without padding.
     ///
     /// - Returns: nil when there is anything else in it.

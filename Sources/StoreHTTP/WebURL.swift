@@ -51,6 +51,13 @@ public struct WebURL: Hashable, Sendable, CustomStringConvertible {
         return String(authority[..<colon])
     }
 
+    /// Whether what is sent there can be read by nobody on the way: by TLS, or because it does not leave the machine.
+    public var mayHaveSecrets: Bool {
+        let numbers = host.split(separator: ".", omittingEmptySubsequences: false).map { UInt8($0) }
+        let isLoopback = numbers.count == 4 && numbers[0] == 127 && !numbers.contains(nil)
+        return isSecure || host == "localhost" || host == "[::1]" || isLoopback
+    }
+
     /// Without the user.
     public var description: String { origin + path + (query.map { "?" + $0 } ?? "") }
 

@@ -1,18 +1,19 @@
 import StoreAPI
 import StoreHTTP
 
-/// Takes a whole object, makes its MD5, and passes on the bytes that are wanted.
+/// Takes a whole object, makes its digest, and passes on the bytes that are wanted.
 final class DigestingSink: ReadSink, @unchecked Sendable {
     // Used by one thread at a time: `write` during the read, `finish` when it has returned.
     private let sink: any ReadSink
     private let range: Range<Int64>
-    private let digest = Digest(.md5)
+    private let digest: any RunningDigest
     private var position: Int64 = 0
     private var isSequential = true
 
     /// - Parameter range: What is passed on; nil: all.
-    init(_ sink: any ReadSink, only range: Range<Int64>?) {
+    init(_ sink: any ReadSink, only range: Range<Int64>?, _ digest: any RunningDigest = Digest(.md5)) {
         self.sink = sink
+        self.digest = digest
         self.range = range ?? 0..<Int64.max
     }
 

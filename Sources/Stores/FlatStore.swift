@@ -8,28 +8,29 @@ package import Threading
 /// Directories are what keys have in common up to a slash, and empty objects whose key ends in one. Where a key is an
 /// object and a directory at once, the directory is shown.
 package protocol FlatStore: StoreBackend {
+    /// What the server tells of one object.
+    associatedtype Head
+
     var session: HTTPSession { get }
     /// What the keys are in, for messages: "bucket 'photos'".
     var place: String { get }
     /// Objects that a listing has found to have the key of a directory.
     var shadowed: Lock<Set<StorePath>> { get }
 
-    /// The key of a path, of an object or of a directory's marker.
-    ///
-    /// - Throws: ``StoreError``: `.invalidName` when it is too long.
-    func key(_ path: StorePath, asDirectory: Bool) throws(StoreError) -> [UInt8]
+    /// What all keys begin with: empty, or with a slash at its end.
+    var keyPrefix: [UInt8] { get }
+    /// The most bytes of a key.
+    var longestKey: Int { get }
 
     /// Whether keys with control characters are taken, and listed as they are; nil while that is not known.
     var keepsControls: Bool? { get }
 
-    /// The head of an object; nil when there is none.
-    func head(_ key: [UInt8], _ path: StorePath) throws(StoreError) -> HTTPResponse?
+    /// nil when there is no such object.
+    func head(_ key: [UInt8], _ path: StorePath) throws(StoreError) -> Head?
 
-    /// Metadata of an object from the head of an answer to HEAD or GET.
-    func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata
+    func metadata(_ head: Head, isDirectoryKey: Bool) -> Metadata
 
-    /// The version of an object, from the same.
-    func version(_ response: HTTPResponse) -> Version?
+    func version(_ head: Head) -> Version?
 
     /// A page of the keys that begin with `prefix`, in the server's order, which is that of their bytes.
     ///
@@ -51,7 +52,7 @@ package protocol FlatStore: StoreBackend {
     ///
     /// - Parameter found: The head of the object.
     func replaceAttributes(
-        of found: HTTPResponse, _ key: [UInt8], _ path: StorePath, isDirectoryKey: Bool, _ attributes: Attributes
+        of found: Head, _ key: [UInt8], _ path: StorePath, isDirectoryKey: Bool, _ attributes: Attributes
     ) throws(StoreError) -> Metadata
 
     /// Deletes objects by their keys.
@@ -67,12 +68,27 @@ package struct KeyListing {
         package var size: Int64
         package var modified: Timestamp
         package var tag: String?
+        /// Its user metadata, where the listing tells it (``POSIXMetadata``).
+        package var described: [String: String]?
 
-        package init(key: [UInt8], size: Int64, modified: Timestamp, tag: String?) {
+        package init(
+            key: [UInt8], size: Int64, modified: Timestamp, tag: String?, described: [String: String]? = nil
+        ) {
             self.key = key
             self.size = size
             self.modified = modified
             self.tag = tag
+            self.described = described
+        }
+
+        fileprivate func metadata(isDirectoryKey: Bool) -> Metadata {
+            let description = described.map { values in
+                POSIXMetadata.decode(isDirectoryKey: isDirectoryKey) { values[$0] }
+            }
+            let kind = description?.kind ?? (isDirectoryKey ? .directory : .file)
+            return Metadata(
+                kind: kind, size: kind == .directory ? 0 : size, modified: modified,
+                version: kind == .directory ? nil : tag.map { Version($0) }, attributes: description?.attributes)
         }
     }
     package var objects: [Object] = []
@@ -85,7 +101,23 @@ package struct KeyListing {
 }
 
 extension FlatStore {
-    func key(_ path: StorePath) throws(StoreError) -> [UInt8] { try key(path, asDirectory: false) }
+    /// The key of a path, of an object or of a directory's marker.
+    ///
+    /// - Throws: ``StoreError``: `.invalidName` when it is too long.
+    func key(_ path: StorePath, asDirectory: Bool = false) throws(StoreError) -> [UInt8] {
+        var key = keyPrefix + (try codec(for: path.bytes, path)).key(for: path)
+        if asDirectory, !path.isRoot { key.append(UInt8(ascii: "/")) }
+        let longest = longestKey
+        guard key.count <= longest else {
+            throw StoreError(
+                .invalidName, "'\(path)' makes a key of \(key.count) bytes: the store takes \(longest)", path: path)
+        }
+        return key
+    }
+
+    /// The name of the metadata that tells which attempt wrote an object under a condition: of the repeats of one
+    /// request only the first may find the condition true.
+    static var markName: String { "cloudfusion-write" }
 
     func listKeys(prefix: [UInt8], delimiter: Bool, maximum: Int, after token: String?, _ path: StorePath)
         throws(StoreError) -> KeyListing
@@ -118,8 +150,8 @@ extension FlatStore {
     package func metadata(of path: StorePath) throws(StoreError) -> Metadata {
         if path.isRoot { return Metadata(kind: .directory, modified: Timestamp(nanoseconds: 0)) }
         let key = try key(path)
-        if !shadowed.withLock({ $0.contains(path) }), let response = try head(key, path) {
-            return metadata(response, size: HTTPAnswer.length(response), isDirectoryKey: false)
+        if !shadowed.withLock({ $0.contains(path) }), let head = try head(key, path) {
+            return metadata(head, isDirectoryKey: false)
         }
         guard let found = try directory(path) else {
             throw absent(path)
@@ -134,10 +166,18 @@ extension FlatStore {
         let marker = try key(path, asDirectory: true)
         let listing = try listKeys(prefix: marker, delimiter: false, maximum: 1, after: nil, path)
         guard let first = listing.objects.first else { return nil }
-        if first.key == marker, let response = try head(marker, path) {
-            return metadata(response, size: 0, isDirectoryKey: true)
+        if first.key == marker, let head = try head(marker, path) {
+            return metadata(head, isDirectoryKey: true)
         }
         return Metadata(kind: .directory, modified: Timestamp(nanoseconds: 0))
+    }
+
+    /// Metadata for a read that gives no bytes.
+    func check(_ path: StorePath, _ key: [UInt8], _ version: Version?) throws(StoreError) -> Metadata {
+        guard let head = try head(key, path) else { throw absent(path) }
+        let metadata = metadata(head, isDirectoryKey: false)
+        if let version, metadata.version != version { throw StoreError.changed(path, version.text) }
+        return metadata
     }
 
     // MARK: Stored segments
@@ -173,7 +213,7 @@ extension FlatStore {
         let marker = try key(path, asDirectory: true)
         var attributes = attributes
         if let existing = try head(marker, path) {
-            let known = metadata(existing, size: 0, isDirectoryKey: true).attributes ?? Attributes()
+            let known = metadata(existing, isDirectoryKey: true).attributes ?? Attributes()
             let merged = known.merging(attributes)
             if merged == known { return }
             attributes = merged
@@ -206,7 +246,7 @@ extension FlatStore {
             return Metadata(kind: .directory, modified: .now, attributes: attributes)
         }
         if let version, self.version(found) != version { throw StoreError.changed(path, version.text) }
-        let before = metadata(found, size: HTTPAnswer.length(found), isDirectoryKey: isDirectoryKey)
+        let before = metadata(found, isDirectoryKey: isDirectoryKey)
         if (before.attributes ?? Attributes()).merging(attributes) == before.attributes { return before }
         return try replaceAttributes(of: found, target, path, isDirectoryKey: isDirectoryKey, attributes)
     }
@@ -225,17 +265,26 @@ extension FlatStore {
         var listing = try listKeys(prefix: prefix, delimiter: true, maximum: 1000, after: start?.token, directory)
         try complete(&listing, directory)
         let earlier = (start?.waiting ?? []).map {
-            KeyListing.Object(key: $0.key, size: $0.size, modified: Timestamp(nanoseconds: $0.modified), tag: $0.tag)
+            KeyListing.Object(
+                key: $0.key, size: $0.size, modified: Timestamp(nanoseconds: $0.modified), tag: $0.tag,
+                described: $0.described)
         }
         var page = ListPage(entries: [], refusedNames: listing.refused)
         let directories = Set(listing.prefixes)
+        let slash = UInt8(ascii: "/")
+        // Where the listing shows them beside the prefixes.
+        let markers = Dictionary(
+            listing.objects.lazy.filter { $0.key.last == slash && $0.key != prefix }.map { ($0.key, $0) },
+            uniquingKeysWith: { a, _ in a })
         for key in listing.prefixes {
             guard let name = try name(key, below: prefix, isDirectory: true, directory) else {
                 page.refusedNames.append(String(decoding: key, as: UTF8.self))
                 continue
             }
+            let marker = markers[key]?.metadata(isDirectoryKey: true)
             page.entries.append(
-                ListEntry(name: name, metadata: Metadata(kind: .directory, modified: Timestamp(nanoseconds: 0))))
+                ListEntry(
+                    name: name, metadata: marker ?? Metadata(kind: .directory, modified: Timestamp(nanoseconds: 0))))
         }
         // "a" comes before "a/", but "a-b" comes between them: up to there nobody knows whether "a" is a directory.
         let last = max(listing.objects.last?.key ?? [], listing.prefixes.last ?? [], by: Self.precedes)
@@ -244,26 +293,22 @@ extension FlatStore {
         // `rclone serve s3` can list a key twice that several requests have just made at once.
         for object in earlier + listing.objects where object.key != previous {
             defer { previous = object.key }
-            if object.key == prefix { continue }
+            if object.key == prefix || markers[object.key] != nil { continue }
             guard let name = try name(object.key, below: prefix, isDirectory: false, directory) else {
                 page.refusedNames.append(String(decoding: object.key, as: UTF8.self))
                 continue
             }
-            let asDirectory = object.key + [UInt8(ascii: "/")]
+            let asDirectory = object.key + [slash]
             if directories.contains(asDirectory) {
                 page.refusedNames.append(String(decoding: object.key, as: UTF8.self))
                 remember(shadowed: directory.appending(name))
             } else if listing.next != nil, Self.precedes(last, asDirectory) {
                 waiting.append(
                     .init(
-                        key: object.key, size: object.size, modified: object.modified.nanoseconds, tag: object.tag))
+                        key: object.key, size: object.size, modified: object.modified.nanoseconds, tag: object.tag,
+                        described: object.described))
             } else {
-                page.entries.append(
-                    ListEntry(
-                        name: name,
-                        metadata: Metadata(
-                            kind: .file, size: object.size, modified: object.modified,
-                            version: object.tag.map { Version($0) }, md5: nil)))
+                page.entries.append(ListEntry(name: name, metadata: object.metadata(isDirectoryKey: false)))
             }
         }
         page.next = try listing.next.map { (token) throws(StoreError) -> ListCursor in
@@ -306,6 +351,7 @@ private struct KeyCursor: Codable {
         var size: Int64
         var modified: Int64
         var tag: String?
+        var described: [String: String]?
     }
     var token: String
     var waiting: [Waiting]

@@ -77,6 +77,12 @@ package struct KeyCodec: Sendable {
         return key
     }
 
+    /// What all keys begin with by a setting: empty, or with one slash at its end.
+    static func prefix(_ text: String?) -> [UInt8] {
+        let parts = (text ?? "").split(separator: "/")
+        return parts.isEmpty ? [] : Array((parts.joined(separator: "/") + "/").utf8)
+    }
+
     /// Whether a name or a key means the same to all codecs.
     package static func isPlain(_ bytes: some Collection<UInt8>) -> Bool {
         if bytes.allSatisfy({ $0 >= 0x20 && $0 < 0x80 }) { return true }

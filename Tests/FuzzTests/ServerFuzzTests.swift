@@ -53,7 +53,7 @@ struct ServerFuzzTests {
             StoreSettings([
                 "bucket_name": "bucket", "endpoint": "https://s3.example.org", "access_key_id": "id",
                 "secret_access_key": secret, "region": "r",
-            ]), environment: AWSEnvironment([:]), statistics: Statistics(), transport: transport)
+            ]), environment: ProcessEnvironment([:]), statistics: Statistics(), transport: transport)
         store.state.withLock { $0.traits.keepsControls = true }
         return store
     }
@@ -318,7 +318,7 @@ struct ServerFuzzTests {
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1/c", "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://h",
         ]
         try Fuzzer("credentials", words: words).run { input, _ in
-            let environment = AWSEnvironment(variables)
+            let environment = ProcessEnvironment(variables)
             let transport = Echo(answer(input))
             let sources: [any AWSCredentialSource] = [
                 ContainerAWSCredentials(environment, transport: transport),

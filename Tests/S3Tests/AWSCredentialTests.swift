@@ -26,8 +26,8 @@ struct AWSCredentialTests {
             fputs(text, file)
             fclose(file)
         }
-        func environment(_ more: [String: String] = [:]) -> AWSEnvironment {
-            AWSEnvironment(
+        func environment(_ more: [String: String] = [:]) -> ProcessEnvironment {
+            ProcessEnvironment(
                 [
                     "AWS_CONFIG_FILE": path + "/config", "AWS_SHARED_CREDENTIALS_FILE": path + "/credentials",
                     "AWS_EC2_METADATA_DISABLED": "true",
@@ -39,7 +39,9 @@ struct AWSCredentialTests {
         }
     }
 
-    private func profile(_ environment: AWSEnvironment, _ name: String? = nil, _ transport: any HTTPTransport = none())
+    private func profile(
+        _ environment: ProcessEnvironment, _ name: String? = nil, _ transport: any HTTPTransport = none()
+    )
         -> ProfileAWSCredentials
     {
         ProfileAWSCredentials(
@@ -50,12 +52,12 @@ struct AWSCredentialTests {
     @Test("the environment's variables")
     func environment() throws {
         let source = EnvironmentAWSCredentials(
-            AWSEnvironment(["AWS_ACCESS_KEY_ID": "i", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"]))
+            ProcessEnvironment(["AWS_ACCESS_KEY_ID": "i", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"]))
         let found = try source.credentials(at: .now)
         #expect(found == AWSCredentials(accessKeyID: "i", secretAccessKey: "s", sessionToken: "t"))
-        #expect(try EnvironmentAWSCredentials(AWSEnvironment([:])).credentials(at: .now) == nil)
+        #expect(try EnvironmentAWSCredentials(ProcessEnvironment([:])).credentials(at: .now) == nil)
         #expect(throws: StoreError.self) {
-            try EnvironmentAWSCredentials(AWSEnvironment(["AWS_ACCESS_KEY_ID": "i"])).credentials(at: .now)
+            try EnvironmentAWSCredentials(ProcessEnvironment(["AWS_ACCESS_KEY_ID": "i"])).credentials(at: .now)
         }
     }
 
@@ -155,14 +157,14 @@ struct AWSCredentialTests {
     @Test("a container's endpoint, with its token")
     func container() throws {
         let transport = StubTransport { _ in text(Self.document) }
-        let environment = AWSEnvironment([
+        let environment = ProcessEnvironment([
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:9/creds",
             "AWS_CONTAINER_AUTHORIZATION_TOKEN": "bearer",
         ])
         let found = try ContainerAWSCredentials(environment, transport: transport).credentials(at: .now)
         #expect(found?.sessionToken == "t")
         #expect(transport.requests.first?["Authorization"] == "bearer")
-        let relative = AWSEnvironment(["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/x"])
+        let relative = ProcessEnvironment(["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/x"])
         _ = try ContainerAWSCredentials(relative, transport: transport).credentials(at: .now)
         #expect(transport.requests.last?.url == "http://169.254.170.2/v2/x")
     }
@@ -172,7 +174,7 @@ struct AWSCredentialTests {
         arguments: ["http://example.org/", "http://127.0.0.1@example.org/", "http://127.0.0.1.example.org/", "ftp://x"])
     func hostileContainer(url: String) {
         let transport = StubTransport { _ in text(Self.document) }
-        let environment = AWSEnvironment(["AWS_CONTAINER_CREDENTIALS_FULL_URI": url])
+        let environment = ProcessEnvironment(["AWS_CONTAINER_CREDENTIALS_FULL_URI": url])
         #expect(throws: StoreError.self) {
             try ContainerAWSCredentials(environment, transport: transport).credentials(at: .now)
         }
@@ -186,7 +188,7 @@ struct AWSCredentialTests {
             guard request["X-aws-ec2-metadata-token"] == "session" else { return text("", status: 401) }
             return request.url.hasSuffix("security-credentials/") ? text("my role\n") : text(Self.document)
         }
-        let environment = AWSEnvironment(["AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9/"])
+        let environment = ProcessEnvironment(["AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9/"])
         let found = try InstanceAWSCredentials(environment, transport: transport).credentials(at: .now)
         #expect(found?.accessKeyID == "ASIA")
         #expect(transport.requests.map(\.method) == ["PUT", "GET", "GET"])
@@ -194,7 +196,7 @@ struct AWSCredentialTests {
             transport.requests.last?.url == "http://127.0.0.1:9/latest/meta-data/iam/security-credentials/my%20role")
         #expect(transport.requests.allSatisfy { $0.timeLimit != nil })
         #expect(try InstanceAWSCredentials(environment, transport: Self.none()).credentials(at: .now) == nil)
-        let disabled = AWSEnvironment(["AWS_EC2_METADATA_DISABLED": "true"])
+        let disabled = ProcessEnvironment(["AWS_EC2_METADATA_DISABLED": "true"])
         #expect(try InstanceAWSCredentials(disabled, transport: transport).credentials(at: .now) == nil)
     }
 
@@ -273,7 +275,9 @@ struct AWSCredentialTests {
     @Test("nothing found is an error that says where was looked")
     func nothing() throws {
         let home = try Home()
-        let chain = AWSCredentialChain([EnvironmentAWSCredentials(AWSEnvironment([:])), profile(home.environment())])
+        let chain = AWSCredentialChain([
+            EnvironmentAWSCredentials(ProcessEnvironment([:])), profile(home.environment()),
+        ])
         do throws(StoreError) {
             _ = try chain.credentials()
             Issue.record("something was found")

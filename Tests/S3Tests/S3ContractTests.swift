@@ -27,7 +27,7 @@ struct S3Target: Sendable, CustomTestStringConvertible {
 
     func makeStore(prefix: String, changing changes: [String: String] = [:]) throws -> S3Store {
         let settings = settings.merging(["prefix": prefix]) { $1 }.merging(changes) { $1 }
-        return try S3Store(StoreSettings(settings), environment: AWSEnvironment([:]), statistics: Statistics())
+        return try S3Store(StoreSettings(settings), environment: ProcessEnvironment([:]), statistics: Statistics())
     }
 }
 

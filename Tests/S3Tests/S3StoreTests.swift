@@ -16,7 +16,8 @@ struct S3StoreTests {
             "secret_access_key": "the-secret",
         ]
         return try S3Store(
-            StoreSettings(base.merging(settings) { $1 }), environment: AWSEnvironment([:]), statistics: Statistics(),
+            StoreSettings(base.merging(settings) { $1 }), environment: ProcessEnvironment([:]),
+            statistics: Statistics(),
             transport: transport)
     }
 

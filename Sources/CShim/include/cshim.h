@@ -14,3 +14,9 @@ int cf_forbid_core_files(void);
 
 /// At most so many pools of memory from now on, which threads share: see mallopt(3), M_ARENA_MAX.
 void cf_limit_memory_pools(int count);
+
+/// The CRC32C (RFC 3720, B.4) of bytes that follow those of which `crc` is one; that of no bytes is 0.
+uint32_t cf_crc32c(uint32_t crc, const void *bytes, size_t count);
+
+/// The same on any processor.
+uint32_t cf_crc32c_by_tables(uint32_t crc, const void *bytes, size_t count);

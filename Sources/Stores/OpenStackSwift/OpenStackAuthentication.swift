@@ -22,29 +22,12 @@ struct OpenStackAccess: Hashable, Sendable {
 /// "Authenticating with an Application Credential"); <https://docs.openstack.org/api-ref/identity/v2-ext/>;
 /// `swift/common/middleware/tempauth.py`.
 final class OpenStackAuthentication: RequestSigning {
-    private struct State {
-        var access: OpenStackAccess?
-        var isAsking = false
-        var answers = 0
-        /// Of the last login, for those who waited for it; and when that was, on the calendar.
-        var failure: StoreError?
-        var failedAt: Timestamp?
-        var renewedAfterRefusal: Timestamp?
-    }
-
-    /// How long before its end a token is renewed.
-    private static let margin: Int64 = 120 * 1_000_000_000
-    /// For so long a refused login is not tried again: cloud providers lock accounts. And a token got after a refusal
-    /// serves all requests that were refused with the one before.
-    private static let pause: Int64 = 5 * 1_000_000_000
-
     private let login: OpenStackLogin
     private let region: String?
     private let interface: String
     private let storageURL: WebURL?
-    private let clock: any Clock
     private let session: HTTPSession
-    private let state = Monitor(State())
+    private let shared: SharedLogin<OpenStackAccess>
 
     init(
         _ configuration: OpenStackSwiftConfiguration, transport: any HTTPTransport, statistics: Statistics,
@@ -54,7 +37,7 @@ final class OpenStackAuthentication: RequestSigning {
         region = configuration.region
         interface = configuration.interface
         storageURL = configuration.storageURL
-        self.clock = clock
+        shared = SharedLogin(clock: clock)
         session = HTTPSession(
             transport: transport, signer: nil, statistics: statistics, clock: clock, pausing: pausing)
     }
@@ -66,80 +49,17 @@ final class OpenStackAuthentication: RequestSigning {
         request["X-Auth-Token"] = try access().token
     }
 
-    func credentialsWereRefused() -> Bool {
-        let now = clock.calendar
-        let isRenewed: Bool = state.withLock { state in
-            if state.isAsking { return false }
-            if let time = state.renewedAfterRefusal, Self.isRecent(time, now) { return state.access != nil }
-            state.access = nil
-            state.failure = nil
-            state.failedAt = nil
-            state.renewedAfterRefusal = now
-            return false
-        }
-        if isRenewed { return true }
-        // A failure is told to the caller of the request that is signed next.
-        return (try? access()) != nil
-    }
+    func credentialsWereRefused() -> Bool { shared.renewAfterRefusal(asking) }
 
     /// A token that is valid now, and what it is for.
     ///
     /// - Throws: ``StoreError``: `.authenticationFailed`, `.invalidArgument` when a setting does not fit the answer,
     ///   `.storeNotFound` when there is no object store, `.unavailable`, `.timedOut`.
-    func access() throws(StoreError) -> OpenStackAccess {
-        let now = clock.calendar
-        enum Step {
-            case use(OpenStackAccess)
-            case fail(StoreError)
-            case ask
-            case wait(Int)
-        }
-        let step: Step = state.withLock { state in
-            if let access = state.access,
-                access.expires.map({ $0.nanoseconds - now.nanoseconds > Self.margin }) ?? true
-            {
-                return .use(access)
-            }
-            if state.isAsking { return .wait(state.answers) }
-            if let failure = state.failure, let time = state.failedAt, Self.isRecent(time, now) {
-                return .fail(failure)
-            }
-            state.isAsking = true
-            return .ask
-        }
-        switch step {
-        case .use(let access): return access
-        case .fail(let error): throw error
-        case .wait(let seen):
-            let outcome: Result<OpenStackAccess, StoreError> = state.wait { state in
-                guard state.answers != seen || !state.isAsking else { return nil }
-                if let failure = state.failure { return .failure(failure) }
-                return state.access.map { .success($0) }
-                    ?? .failure(StoreError(.unavailable, "the login at \(self.login.url) is being renewed"))
-            }!
-            return try outcome.get()
-        case .ask: break
-        }
-        let outcome = Result { () throws(StoreError) in try authenticate(now) }
-        state.update { state in
-            state.isAsking = false
-            state.answers += 1
-            switch outcome {
-            case .success(let access):
-                state.access = access
-                state.failure = nil
-                state.failedAt = nil
-            case .failure(let error):
-                state.access = nil
-                state.failure = error
-                state.failedAt = error.isTransient ? nil : now
-            }
-        }
-        return try outcome.get()
-    }
+    func access() throws(StoreError) -> OpenStackAccess { try shared.access(asking) }
 
-    private static func isRecent(_ moment: Timestamp, _ now: Timestamp) -> Bool {
-        abs(now.nanoseconds - moment.nanoseconds) < pause
+    private func asking(_ now: Timestamp) throws(StoreError) -> (access: OpenStackAccess, expires: Timestamp?) {
+        let access = try authenticate(now)
+        return (access, access.expires)
     }
 
     // MARK: Logging in

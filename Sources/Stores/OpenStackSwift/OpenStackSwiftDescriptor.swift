@@ -107,7 +107,7 @@ struct OpenStackSwiftConfiguration: Sendable {
             throw StoreError(.invalidArgument, "container '\(container)' is no possible name of a container")
         }
         self.container = container
-        prefix = Self.prefix(settings["prefix"])
+        prefix = KeyCodec.prefix(settings["prefix"])
         let values = Values(settings: settings, environment: environment)
         login = try Self.login(values)
         region = values["region"]
@@ -130,16 +130,11 @@ struct OpenStackSwiftConfiguration: Sendable {
         }
         let place = values["storage_url"] ?? values["auth_url"]
         let address: String? = place.flatMap { try? url($0, "auth_url").description }
-        let below = String(decoding: prefix(settings["prefix"]), as: UTF8.self)
+        let below = String(decoding: KeyCodec.prefix(settings["prefix"]), as: UTF8.self)
         let words: [String] = [
             address ?? "", values["region"] ?? "", account ?? "", settings["container"] ?? "", below,
         ]
         return words.joined(separator: "|")
-    }
-
-    private static func prefix(_ text: String?) -> [UInt8] {
-        let parts = (text ?? "").split(separator: "/")
-        return parts.isEmpty ? [] : Array((parts.joined(separator: "/") + "/").utf8)
     }
 
     private static func url(_ text: String, _ name: String) throws(StoreError) -> WebURL {

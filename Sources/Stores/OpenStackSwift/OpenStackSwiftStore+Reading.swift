@@ -51,12 +51,4 @@ extension OpenStackSwiftStore {
         if let version = request.version, metadata.version != version { throw StoreError.changed(path, version.text) }
         return metadata
     }
-
-    /// Metadata for a read that gives no bytes.
-    private func check(_ path: StorePath, _ key: [UInt8], _ version: Version?) throws(StoreError) -> Metadata {
-        guard let response = try head(key, path) else { throw absent(path) }
-        let metadata = metadata(response, size: HTTPAnswer.length(response), isDirectoryKey: false)
-        if let version, metadata.version != version { throw StoreError.changed(path, version.text) }
-        return metadata
-    }
 }

@@ -65,6 +65,8 @@ package final class OpenStackSwiftStore: FlatStore {
         self.state = Lock(state)
     }
 
+    package var keyPrefix: [UInt8] { configuration.prefix }
+    package var longestKey: Int { traits.longestKey }
     package var place: String { "container '\(configuration.container)'" }
     package var capabilities: StoreCapabilities { state.withLock { $0.capabilities } }
     package var keepsControls: Bool? { traits.keepsControls }
@@ -148,65 +150,43 @@ struct OpenStackSwiftTraits: Hashable, Sendable {
 
 // MARK: Requests
 
-/// A request to OpenStack Swift, before it has a URL and a token.
-struct OpenStackSwiftCall {
-    /// nil: the account.
+/// What a request to OpenStack Swift is about, and how its answers are taken.
+struct OpenStackSwiftSubject {
     enum Place { case own, segments }
 
-    var method: String
+    /// nil: the account.
     var container: Place? = .own
     /// The whole key; nil: the container.
     var key: [UInt8]?
-    var query: [(name: String, value: String?)] = []
-    var headers: [(name: String, value: String)] = []
-    var body: UploadBody?
-    var sink: (any ReadSink)?
-    var sinkOffset: Int64 = 0
-    var counter: Counter
-    var operation: TimedOperation
-    var isWanted: (@Sendable () -> Bool)?
-    var progress: (@Sendable (Int64) -> Void)?
-    /// What is tried, and on what: for the message of an error.
-    var action: String
-    var path: StorePath?
-    /// Statuses beyond 2xx that are answers too.
-    var accepted: Set<Int> = []
-    /// What is wrong with an answer of a good status; a fault that may pass makes the session ask again.
-    var verify: ((HTTPResponse) -> StoreError?)?
-    /// Told of each answer.
-    var note: ((HTTPResponse) -> Void)?
-    /// Whether the session may send it again when it cannot know whether it was carried out.
-    var isRepeatable = true
     /// Whether it is good enough to know what is missing at the first look.
     var believesMiss = false
+}
+
+typealias OpenStackSwiftCall = StoreCall<OpenStackSwiftSubject>
+
+extension OpenStackSwiftCall {
+    typealias Place = OpenStackSwiftSubject.Place
+
+    var container: Place? {
+        get { target.container }
+        set { target.container = newValue }
+    }
+    var key: [UInt8]? { target.key }
 
     init(
         _ method: String, _ key: [UInt8]?, _ counter: Counter, _ operation: TimedOperation, action: String,
         path: StorePath? = nil
     ) {
-        self.method = method
-        self.key = key
-        self.counter = counter
-        self.operation = operation
-        self.action = action
-        self.path = path
+        self.init(method, target: OpenStackSwiftSubject(key: key), counter, operation, action: action, path: path)
     }
 }
 
 extension OpenStackSwiftStore {
     func send(_ call: OpenStackSwiftCall) throws(StoreError) -> HTTPResponse {
-        var missedBefore = call.believesMiss || call.key == nil || call.method == "DELETE"
+        var missedBefore = call.target.believesMiss || call.key == nil || call.method == "DELETE"
         while true {
-            var request = HTTPRequest(
-                call.method, url(call, try authentication.access().storageURL), headers: call.headers, body: call.body,
-                counter: call.counter, operation: call.operation)
-            request.sink = call.sink
-            request.sinkOffset = call.sinkOffset
-            request.isWanted = call.isWanted
-            request.progress = call.progress
-            request.isRepeatable = call.isRepeatable
+            let request = call.request(url(call, try authentication.access().storageURL))
             let response = try session.send(request) { response in
-                call.note?(response)
                 if (200..<300).contains(response.status) { return call.verify?(response) }
                 if call.accepted.contains(response.status) { return nil }
                 if !missedBefore, HTTPAnswer.mayMissObject(response) { return nil }
@@ -236,17 +216,6 @@ extension OpenStackSwiftStore {
         "/" + TextEncoding.percentEncode(name(container)) + "/" + TextEncoding.percentEncode(key, keeping: "/")
     }
 
-    package func key(_ path: StorePath, asDirectory: Bool) throws(StoreError) -> [UInt8] {
-        var key = configuration.prefix + (try codec(for: path.bytes, path)).key(for: path)
-        if asDirectory, !path.isRoot { key.append(UInt8(ascii: "/")) }
-        let longest = traits.longestKey
-        guard key.count <= longest else {
-            throw StoreError(
-                .invalidName, "'\(path)' makes a name of \(key.count) bytes: the server takes \(longest)", path: path)
-        }
-        return key
-    }
-
     package func head(_ key: [UInt8], _ path: StorePath) throws(StoreError) -> HTTPResponse? {
         try head(key, path, isNewest: false)
     }
@@ -258,7 +227,7 @@ extension OpenStackSwiftStore {
         var call = OpenStackSwiftCall(
             "HEAD", key, .requestsHead, .storeHead, action: "the attributes of '\(path)' could not be read", path: path)
         if isNewest { call.headers.append(("X-Newest", "true")) }
-        call.believesMiss = believesMiss
+        call.target.believesMiss = believesMiss
         call.accepted = [404]
         let response = try send(call)
         return response.status == 404 ? nil : response
@@ -308,7 +277,11 @@ extension OpenStackSwiftStore {
 
     package func version(_ response: HTTPResponse) -> Version? { Self.version(response) }
 
-    package func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata {
+    package func metadata(_ head: HTTPResponse, isDirectoryKey: Bool) -> Metadata {
+        metadata(head, size: HTTPAnswer.length(head), isDirectoryKey: isDirectoryKey)
+    }
+
+    func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata {
         let description = description(response, isDirectoryKey: isDirectoryKey)
         let kind = description.kind ?? .file
         return Metadata(
@@ -362,9 +335,6 @@ extension OpenStackSwiftStore {
         "Content-Type", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires",
         "X-Delete-At", "X-Robots-Tag",
     ]
-
-    /// The name of the metadata that tells which attempt wrote an object under a condition.
-    static let markName = "cloudfusion-write"
 }
 
 /// What answers mean to a caller: the one table from an answer to a ``StoreError``.

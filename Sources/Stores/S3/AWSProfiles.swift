@@ -2,52 +2,10 @@ import Glibc
 package import StoreAPI
 package import Threading
 
-/// What AWS's own tools read: variables, and the files that they name.
-///
 /// Source: <https://docs.aws.amazon.com/sdkref/latest/guide/file-location.html> and "environment-variables".
-package struct AWSEnvironment: Sendable {
-    private let variables: [String: String]
-
-    package init(_ variables: [String: String]) { self.variables = variables }
-
-    /// The environment of this process.
-    package static var ofProcess: AWSEnvironment {
-        var variables: [String: String] = [:]
-        var entry = environ
-        while let text = entry.pointee {
-            let pair = String(cString: text)
-            if let equals = pair.firstIndex(of: "=") {
-                variables[String(pair[..<equals])] = String(pair[pair.index(after: equals)...])
-            }
-            entry += 1
-        }
-        return AWSEnvironment(variables)
-    }
-
-    /// nil when it is not set or empty.
-    package subscript(_ name: String) -> String? { variables[name].flatMap { $0.isEmpty ? nil : $0 } }
-
-    func flag(_ name: String) -> Bool { self[name]?.lowercased() == "true" }
-
+extension ProcessEnvironment {
     var credentialsFile: String { path(self["AWS_SHARED_CREDENTIALS_FILE"] ?? "~/.aws/credentials") }
     var configFile: String { path(self["AWS_CONFIG_FILE"] ?? "~/.aws/config") }
-
-    func path(_ text: String) -> String {
-        guard text == "~" || text.hasPrefix("~/") else { return text }
-        return (self["HOME"] ?? "/root") + text.dropFirst()
-    }
-
-    /// The whole of a small file; nil when there is none.
-    ///
-    /// - Throws: ``StoreError``: `.invalidArgument` when there is one that cannot be read.
-    static func contents(of path: String) throws(StoreError) -> String? {
-        guard let bytes = readFile(path, limit: 1 << 20) else {
-            let number = errno
-            if number == ENOENT || number == ENOTDIR { return nil }
-            throw StoreError(.invalidArgument, "'\(path)' cannot be read: \(String(cString: strerror(number)))")
-        }
-        return String(decoding: bytes, as: UTF8.self)
-    }
 }
 
 /// The profiles of `~/.aws/config` and `~/.aws/credentials`; what is in the latter wins.
@@ -55,8 +13,8 @@ struct AWSProfiles: Sendable {
     private var sections: [String: [String: String]] = [:]
 
     /// - Throws: ``StoreError``: `.invalidArgument` when a file is there and cannot be read.
-    init(_ environment: AWSEnvironment) throws(StoreError) {
-        if let text = try AWSEnvironment.contents(of: environment.configFile) {
+    init(_ environment: ProcessEnvironment) throws(StoreError) {
+        if let text = try ProcessEnvironment.contents(of: environment.configFile) {
             for (section, values) in Self.parse(text) {
                 if section == "default" {
                     sections["default", default: [:]].merge(values) { $1 }
@@ -66,7 +24,7 @@ struct AWSProfiles: Sendable {
                 }
             }
         }
-        if let text = try AWSEnvironment.contents(of: environment.credentialsFile) {
+        if let text = try ProcessEnvironment.contents(of: environment.credentialsFile) {
             for (section, values) in Self.parse(text) { sections[section, default: [:]].merge(values) { $1 } }
         }
     }
@@ -105,8 +63,8 @@ extension StringProtocol {
 
 /// `AWS_ACCESS_KEY_ID` and its companions.
 package struct EnvironmentAWSCredentials: AWSCredentialSource {
-    let environment: AWSEnvironment
-    package init(_ environment: AWSEnvironment) { self.environment = environment }
+    let environment: ProcessEnvironment
+    package init(_ environment: ProcessEnvironment) { self.environment = environment }
     package var name: String { "the environment" }
 
     package func credentials(at time: Timestamp) throws(StoreError) -> AWSCredentials? {
@@ -121,12 +79,12 @@ package struct EnvironmentAWSCredentials: AWSCredentialSource {
 
 /// A profile of AWS's own tools: keys, or a role to take on with the keys of another profile or a token file.
 package struct ProfileAWSCredentials: AWSCredentialSource {
-    let environment: AWSEnvironment
+    let environment: ProcessEnvironment
     /// nil: `AWS_PROFILE`, else "default".
     let chosen: String?
     let service: AWSTokenService
 
-    package init(_ environment: AWSEnvironment, profile: String?, service: AWSTokenService) {
+    package init(_ environment: ProcessEnvironment, profile: String?, service: AWSTokenService) {
         self.environment = environment
         chosen = profile
         self.service = service

@@ -41,10 +41,10 @@ extension AWSCredentials {
 ///
 /// Source: <https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html>.
 package struct ContainerAWSCredentials: AWSCredentialSource {
-    let environment: AWSEnvironment
+    let environment: ProcessEnvironment
     let transport: any HTTPTransport
 
-    package init(_ environment: AWSEnvironment, transport: any HTTPTransport) {
+    package init(_ environment: ProcessEnvironment, transport: any HTTPTransport) {
         self.environment = environment
         self.transport = transport
     }
@@ -69,7 +69,7 @@ package struct ContainerAWSCredentials: AWSCredentialSource {
         request["Accept"] = "application/json"
         var token = environment["AWS_CONTAINER_AUTHORIZATION_TOKEN"]
         if let file = environment["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] {
-            token = try AWSEnvironment.contents(of: file)?.trimmingSpaces()
+            token = try ProcessEnvironment.contents(of: file)?.trimmingSpaces()
         }
         request["Authorization"] = token
         let response = try transport.send(request)
@@ -81,19 +81,9 @@ package struct ContainerAWSCredentials: AWSCredentialSource {
     }
 
     /// Plain HTTP only to loopback and to the addresses of ECS and EKS.
-    private static func isTrustworthy(_ url: String) -> Bool {
-        if url.hasPrefix("https://") { return true }
-        guard url.hasPrefix("http://") else { return false }
-        let rest = url.dropFirst(7)
-        if rest.hasPrefix("[::1]") || rest.hasPrefix("[fd00:ec2::23]") { return true }
-        let host = rest.prefix { $0 != "/" && $0 != ":" && $0 != "?" && $0 != "@" }
-        return rest.dropFirst(host.count).first != "@"
-            && (host == "localhost" || host == "169.254.170.2" || host == "169.254.170.23" || isLoopback(host))
-    }
-
-    private static func isLoopback(_ host: Substring) -> Bool {
-        let numbers = host.split(separator: ".", omittingEmptySubsequences: false).map { UInt8($0) }
-        return numbers.count == 4 && numbers[0] == 127 && !numbers.contains(nil)
+    private static func isTrustworthy(_ text: String) -> Bool {
+        guard let url = WebURL(text), url.user == nil else { return false }
+        return url.mayHaveSecrets || ["169.254.170.2", "169.254.170.23", "[fd00:ec2::23]"].contains(url.host)
     }
 }
 
@@ -104,10 +94,10 @@ package struct InstanceAWSCredentials: AWSCredentialSource {
     /// Nobody waits longer to learn that this is no instance.
     private static let patience: Duration = .seconds(2)
 
-    let environment: AWSEnvironment
+    let environment: ProcessEnvironment
     let transport: any HTTPTransport
 
-    package init(_ environment: AWSEnvironment, transport: any HTTPTransport) {
+    package init(_ environment: ProcessEnvironment, transport: any HTTPTransport) {
         self.environment = environment
         self.transport = transport
     }
@@ -152,10 +142,10 @@ package struct InstanceAWSCredentials: AWSCredentialSource {
 
 /// The role and token file that a Kubernetes service account or a CI system gives.
 package struct WebIdentityAWSCredentials: AWSCredentialSource {
-    let environment: AWSEnvironment
+    let environment: ProcessEnvironment
     let service: AWSTokenService
 
-    package init(_ environment: AWSEnvironment, service: AWSTokenService) {
+    package init(_ environment: ProcessEnvironment, service: AWSTokenService) {
         self.environment = environment
         self.service = service
     }
@@ -176,12 +166,12 @@ package struct WebIdentityAWSCredentials: AWSCredentialSource {
 ///
 /// Source: <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>.
 package struct AWSTokenService: Sendable {
-    let environment: AWSEnvironment
+    let environment: ProcessEnvironment
     let transport: any HTTPTransport
     /// Of the store; used where nothing closer names one.
     let defaultRegion: String
 
-    package init(_ environment: AWSEnvironment, transport: any HTTPTransport, defaultRegion: String) {
+    package init(_ environment: ProcessEnvironment, transport: any HTTPTransport, defaultRegion: String) {
         self.environment = environment
         self.transport = transport
         self.defaultRegion = defaultRegion
@@ -209,7 +199,7 @@ package struct AWSTokenService: Sendable {
     func assumeRoleWithWebIdentity(_ role: String, session: String, tokenFile: String, region: String?)
         throws(StoreError) -> AWSCredentials
     {
-        guard let token = try AWSEnvironment.contents(of: tokenFile)?.trimmingSpaces(), !token.isEmpty else {
+        guard let token = try ProcessEnvironment.contents(of: tokenFile)?.trimmingSpaces(), !token.isEmpty else {
             throw StoreError(.authenticationFailed, "the web identity token file '\(tokenFile)' is missing or empty")
         }
         let form = [

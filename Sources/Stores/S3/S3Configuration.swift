@@ -27,7 +27,7 @@ package struct S3Configuration: Sendable {
     package var isRequesterPaying: Bool
 
     /// - Throws: ``StoreError``: `.invalidArgument`, naming the setting.
-    package init(_ settings: StoreSettings, _ environment: AWSEnvironment) throws(StoreError) {
+    package init(_ settings: StoreSettings, _ environment: ProcessEnvironment) throws(StoreError) {
         guard let bucket = settings["bucket_name"] else {
             throw StoreError(.invalidArgument, "bucket_name is missing: the name of the S3 bucket to use")
         }
@@ -35,7 +35,7 @@ package struct S3Configuration: Sendable {
             throw StoreError(.invalidArgument, "bucket_name '\(bucket)' is no possible name of a bucket")
         }
         self.bucket = bucket
-        prefix = Self.prefix(settings["prefix"])
+        prefix = KeyCodec.prefix(settings["prefix"])
         endpoint = try Self.endpoint(
             settings["endpoint"] ?? environment["AWS_ENDPOINT_URL_S3"] ?? environment["AWS_ENDPOINT_URL"])
         let profile = try AWSProfiles(environment)[settings["profile"] ?? environment["AWS_PROFILE"] ?? "default"]
@@ -84,12 +84,7 @@ package struct S3Configuration: Sendable {
     package static func identity(_ settings: StoreSettings) -> String {
         let endpoint = (try? Self.endpoint(settings["endpoint"])) ?? "https://s3.amazonaws.com"
         return "\(endpoint)/\(settings["bucket_name"] ?? "")/"
-            + String(decoding: prefix(settings["prefix"]), as: UTF8.self)
-    }
-
-    private static func prefix(_ text: String?) -> [UInt8] {
-        let parts = (text ?? "").split(separator: "/")
-        return parts.isEmpty ? [] : Array((parts.joined(separator: "/") + "/").utf8)
+            + String(decoding: KeyCodec.prefix(settings["prefix"]), as: UTF8.self)
     }
 
     private static func endpoint(_ text: String?) throws(StoreError) -> String? {

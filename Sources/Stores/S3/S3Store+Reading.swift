@@ -55,16 +55,6 @@ extension S3Store {
         return metadata
     }
 
-    /// Metadata for a read that gives no bytes.
-    private func check(_ path: StorePath, _ key: [UInt8], _ version: Version?) throws(StoreError) -> Metadata {
-        guard let response = try head(key, path) else {
-            throw absent(path)
-        }
-        let metadata = metadata(response, size: HTTPAnswer.length(response), isDirectoryKey: false)
-        if let version, metadata.version != version { throw StoreError.changed(path, version.text) }
-        return metadata
-    }
-
     /// Why GET found nothing: no such bucket, a directory, or nothing there.
     private func missing(_ response: HTTPResponse, _ path: StorePath) throws(StoreError) -> StoreError {
         let error = S3Errors.error(

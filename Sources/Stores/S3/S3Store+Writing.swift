@@ -118,9 +118,6 @@ extension S3Store {
 
     // MARK: Conditions
 
-    /// The name of the user metadata that tells which attempt wrote an object under a condition.
-    static let markName = "cloudfusion-write"
-
     /// Has the server check a condition, or checks it now where the server does not.
     ///
     /// - Returns: Whether the server does.

@@ -21,7 +21,7 @@ package final class S3Store: FlatStore {
 
     /// The most bytes of a key, as all servers count them.
     /// Source: S3 User Guide, "Naming Amazon S3 objects".
-    static let longestKey = 1024
+    package let longestKey = 1024
 
     let configuration: S3Configuration
     let signer: S3Signer
@@ -35,7 +35,7 @@ package final class S3Store: FlatStore {
     /// - Parameter transport: nil: libcurl.
     /// - Throws: ``StoreError``: `.invalidArgument`, naming the setting.
     package init(
-        _ settings: StoreSettings, environment: AWSEnvironment, statistics: Statistics,
+        _ settings: StoreSettings, environment: ProcessEnvironment, statistics: Statistics,
         transport: (any HTTPTransport)? = nil
     ) throws(StoreError) {
         let configuration = try S3Configuration(settings, environment)
@@ -48,18 +48,19 @@ package final class S3Store: FlatStore {
         signer = S3Signer(credentials, region: region)
         session = HTTPSession(transport: transport, signer: signer, statistics: statistics)
         var state = State()
-        state.capabilities.longestPath = Self.longestKey - configuration.prefix.count
+        state.capabilities.longestPath = longestKey - configuration.prefix.count
         state.traits.tagIsMD5 = configuration.isAmazon
         self.state = Lock(state)
     }
 
+    package var keyPrefix: [UInt8] { configuration.prefix }
     package var place: String { "bucket '\(configuration.bucket)'" }
     package var keepsControls: Bool? { traits.keepsControls }
     package var capabilities: StoreCapabilities { state.withLock { $0.capabilities } }
     var traits: S3Traits { state.withLock { $0.traits } }
 
     private static func chain(
-        _ settings: StoreSettings, _ environment: AWSEnvironment, _ transport: any HTTPTransport, _ region: String
+        _ settings: StoreSettings, _ environment: ProcessEnvironment, _ transport: any HTTPTransport, _ region: String
     ) throws(StoreError) -> AWSCredentialChain? {
         if settings.flag("anonymous") { return nil }
         if let id = settings["access_key_id"] {
@@ -140,38 +141,17 @@ struct S3Traits: Hashable, Sendable {
 
 // MARK: Requests
 
-/// A request to S3, before it has a URL and a signature.
-struct S3Call {
-    var method: String
-    /// The whole key; nil: the bucket.
-    var key: [UInt8]?
-    var query: [(name: String, value: String?)] = []
-    var headers: [(name: String, value: String)] = []
-    var body: UploadBody?
-    var sink: (any ReadSink)?
-    var sinkOffset: Int64 = 0
-    var counter: Counter
-    var operation: TimedOperation
-    var isWanted: (@Sendable () -> Bool)?
-    var progress: (@Sendable (Int64) -> Void)?
-    /// What is tried, and on what: for the message of an error.
-    var action: String
-    var path: StorePath?
-    /// Statuses beyond 2xx that are answers too.
-    var accepted: Set<Int> = []
-    /// What is wrong with an answer of a good status; a fault that may pass makes the session ask again.
-    var verify: ((HTTPResponse) -> StoreError?)?
+/// Of a whole key; nil: of the bucket.
+typealias S3Call = StoreCall<[UInt8]?>
+
+extension S3Call {
+    var key: [UInt8]? { target }
 
     init(
         _ method: String, _ key: [UInt8]?, _ counter: Counter, _ operation: TimedOperation, action: String,
         path: StorePath? = nil
     ) {
-        self.method = method
-        self.key = key
-        self.counter = counter
-        self.operation = operation
-        self.action = action
-        self.path = path
+        self.init(method, target: key, counter, operation, action: action, path: path)
     }
 }
 
@@ -182,14 +162,8 @@ extension S3Store {
         var missedBefore = false
         while true {
             let region = signer.region
-            var request = HTTPRequest(
-                call.method, configuration.url(key: call.key, query: call.query, region: region),
-                headers: call.headers, body: call.body, counter: call.counter, operation: call.operation)
+            var request = call.request(configuration.url(key: call.key, query: call.query, region: region))
             if configuration.isRequesterPaying { request["X-Amz-Request-Payer"] = "requester" }
-            request.sink = call.sink
-            request.sinkOffset = call.sinkOffset
-            request.isWanted = call.isWanted
-            request.progress = call.progress
             let response = try session.send(request) { response in
                 if (200..<300).contains(response.status) || call.accepted.contains(response.status) {
                     return call.verify?(response)
@@ -222,17 +196,6 @@ extension S3Store {
         return other
     }
 
-    package func key(_ path: StorePath, asDirectory: Bool) throws(StoreError) -> [UInt8] {
-        var key = configuration.prefix + (try codec(for: path.bytes, path)).key(for: path)
-        if asDirectory, !path.isRoot { key.append(UInt8(ascii: "/")) }
-        guard key.count <= Self.longestKey else {
-            throw StoreError(
-                .invalidName,
-                "'\(path)' makes a key of \(key.count) bytes: S3 takes \(Self.longestKey)", path: path)
-        }
-        return key
-    }
-
     /// The MD5 that an answer's entity tag is; nil when it is something else.
     func md5(_ tag: String?, _ response: HTTPResponse?) -> [UInt8]? {
         guard let tag, tag.utf8.count == 32, traits.tagIsMD5 else { return nil }
@@ -246,7 +209,11 @@ extension S3Store {
         HTTPAnswer.tag(response["ETag"]).map { Version($0) }
     }
 
-    package func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata {
+    package func metadata(_ head: HTTPResponse, isDirectoryKey: Bool) -> Metadata {
+        metadata(head, size: HTTPAnswer.length(head), isDirectoryKey: isDirectoryKey)
+    }
+
+    func metadata(_ response: HTTPResponse, size: Int64, isDirectoryKey: Bool) -> Metadata {
         let description = POSIXMetadata.decode(isDirectoryKey: isDirectoryKey) { response["x-amz-meta-" + $0] }
         let kind = description.kind ?? .file
         return Metadata(
