@@ -113,7 +113,7 @@ let package = Package(
         tests("SFTPTests", ["Stores", "StoreSSH", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
         tests("StoresTests", ["Stores", "StoreAPI", "StoreTesting", "Statistics", "Threading", "CShim"]),
         tests("S3Tests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
-        tests("WebTests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading"]),
+        tests("WebTests", ["Stores", "StoreHTTP", "StoreAPI", "StoreTesting", "Statistics", "Threading", "CShim"]),
         tests("CatalogTests", ["Catalog", "SQLite", "StoreAPI", "Threading"]),
         tests("CopyingTests", ["Copying", "Stores", "StoreAPI", "StoreTesting", "Threading"]),
         tests(

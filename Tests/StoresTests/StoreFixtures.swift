@@ -11,7 +11,7 @@ extension StoreFixture {
         [.memory, .flatMemory, .faultyMemory, .local("local disk", in: "/var/tmp")]
         + (isTmpfsUsable ? [.local("local tmpfs", in: "/dev/shm")] : []) + servers.compactMap(s3)
         + webdavServers.compactMap(webdav) + openStackSwiftServers.compactMap(openStackSwift)
-        + httpServers.compactMap(http) + (sftp.map { [$0] } ?? [])
+        + googleServers.compactMap(google) + httpServers.compactMap(http) + (sftp.map { [$0] } ?? [])
 
     /// Kinds of stores that cannot be tried here, each with the reason.
     static let missing: [(name: String, reason: String)] =
@@ -20,7 +20,8 @@ extension StoreFixture {
         + webdavServers.filter { webdav($0) == nil }.map { ("webdav on \($0.name)", "\($0.variable) is not set") }
         + openStackSwiftServers.filter { openStackSwift($0) == nil }.map {
             ("swift on \($0.name)", "\($0.variable) is not set")
-        } + httpServers.filter { http($0) == nil }.map { ("http on \($0.name)", "\($0.variable) is not set") }
+        } + googleServers.filter { google($0) == nil }.map { ("gs on \($0.name)", "\($0.variable) is not set") }
+        + httpServers.filter { http($0) == nil }.map { ("http on \($0.name)", "\($0.variable) is not set") }
         + (sftp == nil ? [("sftp on openssh", "\(sftpVariable) is not set")] : [])
 
     static let memoryFeatures: StoreCapabilities.Features = [
@@ -212,6 +213,50 @@ extension StoreFixture {
                 "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
             ])
             return (try StoreDescriptor.openStackSwift.make(settings, Statistics()), {})
+        }
+    }
+}
+
+/// A server with Google Cloud Storage's API that the project's test runner may have started.
+struct GoogleServer {
+    let name: String
+    /// What is lacking of ``StoreFixture/googleFeatures``.
+    var lacks: StoreCapabilities.Features = []
+    var deviations: [String: String] = [:]
+    /// Set by the test runner to "endpoint bucket credentials_file", with "-" where nobody needs any.
+    var variable: String { "CLOUDFUSION_TEST_GS_\(name.uppercased())" }
+}
+
+extension StoreFixture {
+    static let googleServers = [
+        GoogleServer(name: "stub"),
+        // Knows no preconditions, and shows no directories among the objects.
+        GoogleServer(
+            name: "emulator",
+            lacks: [.conditionalCreate, .conditionalReplace, .conditionalDelete, .attributesInListing]),
+    ]
+
+    static let googleFeatures: StoreCapabilities.Features = [
+        .rangedRead, .conditionalCreate, .conditionalReplace, .conditionalDelete, .serverSideCopy, .attributes,
+        .extendedAttributes, .attributesInListing, .specialFiles, .caseSensitive, .resumableUpload, .consistentListing,
+        .emptyDirectories, .changeTimes,
+    ]
+
+    /// - Returns: nil when the server was not started.
+    static func google(_ server: GoogleServer) -> StoreFixture? {
+        guard let value = getenv(server.variable) else { return nil }
+        let words = String(cString: value).split(separator: " ").map(String.init)
+        guard words.count == 3 else { return nil }
+        let features = googleFeatures.subtracting(server.lacks)
+        return StoreFixture("gs on \(server.name)", features: features, deviations: server.deviations, sharesStore: true)
+        {
+            let login = words[2] == "-" ? ["anonymous": "yes"] : ["credentials_file": words[2]]
+            let settings = try StoreDescriptor.googleStorage.settings(
+                from: [
+                    "endpoint": words[0], "bucket_name": words[1],
+                    "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
+                ].merging(login) { $1 })
+            return (try StoreDescriptor.googleStorage.make(settings, Statistics()), {})
         }
     }
 }

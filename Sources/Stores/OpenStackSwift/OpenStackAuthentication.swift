@@ -15,8 +15,7 @@ struct OpenStackAccess: Hashable, Sendable {
 
 /// Logs in to an OpenStack cloud and puts the token on requests.
 ///
-/// All threads share one token. It is renewed by one of them, while the others wait, before it ends and when a request
-/// with it was refused.
+/// All threads share one token (``SharedLogin``).
 ///
 /// Sources: <https://docs.openstack.org/api-ref/identity/v3/> ("Password authentication with scoped authorization",
 /// "Authenticating with an Application Credential"); <https://docs.openstack.org/api-ref/identity/v2-ext/>;
@@ -37,7 +36,7 @@ final class OpenStackAuthentication: RequestSigning {
         region = configuration.region
         interface = configuration.interface
         storageURL = configuration.storageURL
-        shared = SharedLogin(clock: clock)
+        shared = SharedLogin(at: login.url.description, clock: clock) { $0.expires }
         session = HTTPSession(
             transport: transport, signer: nil, statistics: statistics, clock: clock, pausing: pausing)
     }
@@ -49,17 +48,18 @@ final class OpenStackAuthentication: RequestSigning {
         request["X-Auth-Token"] = try access().token
     }
 
-    func credentialsWereRefused() -> Bool { shared.renewAfterRefusal(asking) }
+    func credentialsWereRefused() -> Bool {
+        if shared.forgetAfterRefusal() { return true }
+        // A failure is told to the caller of the request that is signed next.
+        return (try? access()) != nil
+    }
 
     /// A token that is valid now, and what it is for.
     ///
     /// - Throws: ``StoreError``: `.authenticationFailed`, `.invalidArgument` when a setting does not fit the answer,
     ///   `.storeNotFound` when there is no object store, `.unavailable`, `.timedOut`.
-    func access() throws(StoreError) -> OpenStackAccess { try shared.access(asking) }
-
-    private func asking(_ now: Timestamp) throws(StoreError) -> (access: OpenStackAccess, expires: Timestamp?) {
-        let access = try authenticate(now)
-        return (access, access.expires)
+    func access() throws(StoreError) -> OpenStackAccess {
+        try shared.access { (now) throws(StoreError) in try authenticate(now) }
     }
 
     // MARK: Logging in
