@@ -248,8 +248,9 @@ extension StoreFixture {
         let words = String(cString: value).split(separator: " ").map(String.init)
         guard words.count == 3 else { return nil }
         let features = googleFeatures.subtracting(server.lacks)
-        return StoreFixture("gs on \(server.name)", features: features, deviations: server.deviations, sharesStore: true)
-        {
+        return StoreFixture(
+            "gs on \(server.name)", features: features, deviations: server.deviations, sharesStore: true
+        ) {
             let login = words[2] == "-" ? ["anonymous": "yes"] : ["credentials_file": words[2]]
             let settings = try StoreDescriptor.googleStorage.settings(
                 from: [

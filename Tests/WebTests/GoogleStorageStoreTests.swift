@@ -35,7 +35,9 @@ private final class Google: Sendable {
             }
             let number = request["Authorization"].flatMap { Int($0.split(separator: "-").last ?? "") } ?? 0
             guard number > state.refusedTokens else {
-                return text("{\"error\": {\"message\": \"Invalid Credentials\", \"errors\": [{\"reason\": \"authError\"}]}}", status: 401)
+                return text(
+                    "{\"error\": {\"message\": \"Invalid Credentials\", \"errors\": [{\"reason\": \"authError\"}]}}",
+                    status: 401)
             }
             return state.answers["\(request.method) \(request.path)"] ?? text("", status: 404)
         }
@@ -91,14 +93,18 @@ struct GoogleStorageStoreTests {
         #expect(google.logins.count == 2)
         #expect(server.requests.last?["Authorization"] == "Bearer token-2")
         // The token goes to the endpoint, and nowhere else.
-        #expect(server.requests.allSatisfy { $0["Authorization"] == nil || $0.url.hasPrefix("https://storage.googleapis.com/") })
+        #expect(
+            server.requests.allSatisfy {
+                $0["Authorization"] == nil || $0.url.hasPrefix("https://storage.googleapis.com/")
+            })
     }
 
     @Test("a login that is refused is told with what to do, and no secret")
     func refused() throws {
         let google = Google()
         google.state.withLock {
-            $0.loginAnswer = text("{\"error\": \"invalid_grant\", \"error_description\": \"\(Self.secret)\"}", status: 400)
+            $0.loginAnswer = text(
+                "{\"error\": \"invalid_grant\", \"error_description\": \"\(Self.secret)\"}", status: 400)
         }
         let file = try userFile()
         let store = try store(StubServer(google.answer), file: file)
@@ -108,7 +114,8 @@ struct GoogleStorageStoreTests {
             error?.message
                 == "the login of a user's login ('\(file.path)') at https://oauth2.googleapis.com/token failed: invalid_grant; "
                 + "it is not valid any more: run `gcloud auth application-default login`")
-        #expect(!"\(error?.message ?? "") \(error?.cause ?? "")".contains(Self.secret))
+        let said = [error?.message, error?.cause].compactMap { $0 }.joined()
+        #expect(!said.contains(Self.secret))
     }
 
     @Test("files that are no credentials are told from each other")
@@ -123,7 +130,8 @@ struct GoogleStorageStoreTests {
             let file = try ScratchFile(Array(text.utf8))
             let store = try store(StubServer(Google().answer), file: file)
             let error = #expect(throws: StoreError.self) { try store.connect() }
-            #expect(error?.code == .invalidArgument && error?.message.contains(words) == true, "\(error?.message ?? "")")
+            #expect(
+                error?.code == .invalidArgument && error?.message.contains(words) == true, "\(error?.message ?? "")")
             #expect(error?.message.contains(Self.secret) == false)
         }
         let file = try userFile(", \"token_uri\": \"http://example.org/token\"")
@@ -145,7 +153,8 @@ struct GoogleStorageStoreTests {
         func read(_ hashes: [String]) throws -> [UInt8] {
             google.state.withLock { state in
                 state.answers["GET /storage/v1/b/box/o/a"] = HTTPResponse(
-                    status: 200, headers: [("X-Goog-Generation", "7")] + hashes.map { ("x-goog-hash", $0) }, body: bytes)
+                    status: 200, headers: [("X-Goog-Generation", "7")] + hashes.map { ("x-goog-hash", $0) }, body: bytes
+                )
             }
             return try store.contents(of: StorePath("a")!)
         }
@@ -163,7 +172,8 @@ struct GoogleStorageStoreTests {
     func wrongAnswer() throws {
         let google = Google()
         google.state.withLock {
-            $0.answers["POST /upload/storage/v1/b/box/o"] = text(Self.object("a", [1, 2, 3], ", \"crc32c\": \"AAAAAA==\""))
+            $0.answers["POST /upload/storage/v1/b/box/o"] = text(
+                Self.object("a", [1, 2, 3], ", \"crc32c\": \"AAAAAA==\""))
         }
         let file = try userFile()
         let store = try store(StubServer(google.answer), file: file)
@@ -186,7 +196,8 @@ struct GoogleStorageStoreTests {
         let google = Google()
         google.state.withLock {
             $0.answers["POST /upload/storage/v1/b/box/o"] = text(
-                "", [("Location", "https://evil.example.org/upload/storage/v1/b/box/o?uploadType=resumable&upload_id=x")])
+                "",
+                [("Location", "https://evil.example.org/upload/storage/v1/b/box/o?uploadType=resumable&upload_id=x")])
             $0.answers["PUT /upload/storage/v1/b/box/o"] = text("", status: 308)
         }
         let server = StubServer(google.answer)
@@ -244,7 +255,8 @@ struct GoogleStorageStoreTests {
     func crc32c() {
         // RFC 3720, B.4, and the usual check value.
         for (bytes, value) in [
-            ([UInt8](repeating: 0, count: 32), 0x8A91_36AA as UInt32), ([UInt8](repeating: 0xFF, count: 32), 0x62A8_AB43),
+            ([UInt8](repeating: 0, count: 32), 0x8A91_36AA as UInt32),
+            ([UInt8](repeating: 0xFF, count: 32), 0x62A8_AB43),
             (Array(0..<32), 0x46DD_794E), (Array("123456789".utf8), 0xE306_9283), ([], 0),
         ] {
             #expect(cf_crc32c(0, bytes, bytes.count) == value && cf_crc32c_by_tables(0, bytes, bytes.count) == value)

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from harness import HTTP, S3, SFTP, Folder, Local, Mount, OpenStackSwift, WebDAV, mounts_below  # noqa: E402
+from harness import HTTP, S3, SFTP, Folder, GoogleStorage, Local, Mount, OpenStackSwift, WebDAV, mounts_below  # noqa: E402
 from rigs.network import Network  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -100,6 +100,12 @@ def sftp():
 def swift_server():
     """`swift_server(name)`: a prefix of the test's own on one of the servers with OpenStack Swift's protocol."""
     return lambda name: place_on(OpenStackSwift, "SWIFT", name)
+
+
+@pytest.fixture
+def google_server():
+    """`google_server(name)`: a prefix of the test's own on one of the servers with Google Cloud Storage's API."""
+    return lambda name: place_on(GoogleStorage, "GS", name)
 
 
 @pytest.fixture

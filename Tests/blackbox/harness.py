@@ -394,6 +394,89 @@ class OpenStackSwift:
         self.request("DELETE", f"{self.prefix}/{name}")
 
 
+@dataclasses.dataclass(frozen=True)
+class GoogleStorage:
+    """A bucket that is used through Google Cloud Storage's API, and a prefix in it that belongs to one test."""
+
+    name: str
+    endpoint: str
+    bucket: str
+    credentials: str
+    prefix: str = ""
+
+    @classmethod
+    def from_environment(cls, name):
+        """The server that `python3 -m rigs start` has announced; None if it has not."""
+        value = os.environ.get(f"CLOUDFUSION_TEST_GS_{name.upper()}")
+        return cls(name, *value.split()) if value else None
+
+    def below(self, prefix):
+        return dataclasses.replace(self, prefix=prefix)
+
+    @property
+    def url(self):
+        return f"gs://{self.bucket}/{self.prefix}"
+
+    @property
+    def auth(self):
+        login = {"anonymous": "yes"} if self.credentials == "-" else {"credentials_file": self.credentials}
+        return {"endpoint": self.endpoint, "bucket_name": self.bucket, "prefix": self.prefix, **login}
+
+    store = {"name": "gs"}
+
+    @property
+    def user_file(self):
+        """A user's login, beside the key of the service account."""
+        return pathlib.Path(self.credentials).with_name("user.json")
+
+    @functools.cached_property
+    def headers(self):
+        if self.credentials == "-":
+            return {}
+        user = json.loads(self.user_file.read_text())
+        form = {key: user[key] for key in ("client_id", "client_secret", "refresh_token")}
+        body = urllib.parse.urlencode({"grant_type": "refresh_token", **form}).encode()
+        with urllib.request.urlopen(f"{self.endpoint}/token", body, timeout=60) as answer:
+            return {"Authorization": f"Bearer {json.loads(answer.read())['access_token']}"}
+
+    def request(self, method, path, body=None, **query):
+        """One request for something in the bucket: "/o" or "/o/NAME"."""
+        base = f"{self.endpoint}{'/upload' if body is not None else ''}/storage/v1/b/{self.bucket}"
+        asked = urllib.request.Request(f"{base}{path}?{urllib.parse.urlencode(query)}", body, self.headers, method=method)
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return answer.read()
+
+    def path(self, name):
+        return "/o/" + urllib.parse.quote(f"{self.prefix}/{name}", safe="")
+
+    def listing(self):
+        """What the server tells of every object below the prefix, by its name there."""
+        start, found, token = f"{self.prefix}/" if self.prefix else "", {}, {}
+        while True:
+            page = json.loads(self.request("GET", "/o", prefix=start, **token))
+            found |= {item["name"][len(start):]: item for item in page.get("items", [])}
+            if "nextPageToken" not in page:
+                return found
+            token = {"pageToken": page["nextPageToken"]}
+
+    def names(self):
+        """Every object below the prefix, with its size; but what the program keeps there for itself."""
+        return {name: int(item["size"]) for name, item in self.listing().items() if not name.startswith(".cloudfusion/")}
+
+    def parts(self):
+        """How many parts of uploads there are."""
+        return len([name for name in self.listing() if name.startswith(".cloudfusion/parts/")])
+
+    def read(self, name):
+        return self.request("GET", self.path(name), alt="media")
+
+    def write(self, name, body):
+        self.request("POST", "/o", body, uploadType="media", name=f"{self.prefix}/{name}")
+
+    def delete(self, name):
+        self.request("DELETE", self.path(name))
+
+
 # MARK: mounts
 
 class Mount:

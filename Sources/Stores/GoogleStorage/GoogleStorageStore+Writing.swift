@@ -133,10 +133,7 @@ extension GoogleStorageStore {
 
     /// - Throws: ``StoreError``: `.preconditionFailed` when a condition does not hold now.
     func requireBefore(_ condition: WriteCondition, _ key: [UInt8], _ path: StorePath) throws(StoreError) {
-        guard condition != .always else { return }
-        let found = try head(key, path)?.version
-        if case .ifVersion(let version) = condition { if found == version { return } } else if found == nil { return }
-        throw condition.failure(path)
+        if condition != .always { try condition.check(try head(key, path)?.version, at: path) }
     }
 
     package func putMarker(_ key: [UInt8], _ path: StorePath, _ attributes: Attributes) throws(StoreError) {
