@@ -237,6 +237,46 @@ struct ServerFuzzTests {
             ]), environment: { _ in nil }, statistics: Statistics(), transport: cloud)
     }
 
+    @Test("buckets of Google have legal names, and no size below zero")
+    func googleObjects() throws {
+        let words = [
+            "\"prefixes\": [\"../\"]", "\"size\": \"-5\"", "\"size\": 7", "\"name\": \"a/../b\"", "\\u0000",
+            "\"metadata\": {\"mode\": null}", "\"nextPageToken\": \"x\"", "null", "[[", "\"crc32c\": \"AA\"",
+        ]
+        try Fuzzer("googleobjects", words: words).run { input, _ in
+            do {
+                let store = try GoogleStorageStore(
+                    StoreSettings(["bucket_name": "b", "anonymous": "yes"]), environment: ProcessEnvironment([:]),
+                    statistics: Statistics(), transport: Echo(answer(input)))
+                for entry in try store.list(.root, after: nil).entries where entry.metadata.size < 0 {
+                    return "'\(entry.name)' has \(entry.metadata.size) bytes"
+                }
+                if let found = try store.head([97], StorePath("a")!), found.size < 0 {
+                    return "a size of \(found.size)"
+                }
+            } catch { return complaint(error) }
+            return nil
+        }
+    }
+
+    @Test("credentials of Google are read or refused, and are not shown")
+    func googleCredentials() throws {
+        let words = [
+            "\"type\": \"external_account\"", "\"token_uri\": \"http://h/\"", "-----BEGIN ENCRYPTED PRIVATE KEY-----",
+            "\"refresh_token\": 7", "null", "{{",
+        ]
+        try Fuzzer("googlecredentials", words: words).run { input, _ in
+            do {
+                let found = try GoogleCredentials(String(decoding: input, as: UTF8.self), file: "/f")
+                if !found.tokenURL.mayHaveSecrets { return "secrets would go to \(found.tokenURL)" }
+                if case .user(_, let secret, _) = found.kind, secret.count > 8, "\(found)".contains(secret) {
+                    return "a secret is shown"
+                }
+            } catch { return complaint(error) }
+            return nil
+        }
+    }
+
     @Test("what a server asks for as credentials makes no header that is none, and tells no password")
     func challenges() throws {
         try Fuzzer("challenges", words: ["Digest ", "Basic ", "nonce=\"", "realm=", "\\", "qop=auth", "-sess"]).run {

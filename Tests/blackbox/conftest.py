@@ -109,6 +109,12 @@ def google_server():
 
 
 @pytest.fixture
+def google():
+    """The strict one of these."""
+    return place_on(GoogleStorage, "GS", "stub")
+
+
+@pytest.fixture
 def local(folder):
     path = folder / "store"
     path.mkdir()

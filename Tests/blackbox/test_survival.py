@@ -6,7 +6,7 @@ import stat
 import pytest
 from rigs.processes import RigError, wait_until
 
-KEEPERS = {"local", "radosgw", "swift", "moto"}
+KEEPERS = {"local", "radosgw", "swift", "moto", "google"}
 # `rclone serve s3` keeps metadata of objects in its memory: until that process ends.
 EVERYWHERE = KEEPERS | {"rclone"}
 # SFTP has times in whole seconds, no extended attributes, and makes no special files: those are refused, and stay.
@@ -202,7 +202,7 @@ def test_what_an_empty_cache_finds(name, kind, request, mounts, s3_server):
     """All lines of the table on one mount of each store, a directory for each."""
     if os.getuid() != 0:
         pytest.skip("needs root: makes a device and gives files away")
-    store = request.getfixturevalue(name) if name in ("local", "sftp") else s3_server(name)
+    store = request.getfixturevalue(name) if name in ("local", "sftp", "google") else s3_server(name)
     first = mounts(store, cache=600, type=kind).start()
     make_all(first.data, refused_by(name, kind))
     first.sync()
@@ -221,7 +221,7 @@ def test_what_is_renamed_before_it_was_looked_at_is_all_there(name, kind, reques
     """Directories are renamed by who has never seen what is in them: their entries have to be read to be moved."""
     if os.getuid() != 0:
         pytest.skip("needs root: makes a device and gives files away")
-    store = request.getfixturevalue(name) if name in ("local", "sftp") else s3_server(name)
+    store = request.getfixturevalue(name) if name in ("local", "sftp", "google") else s3_server(name)
     first = mounts(store, cache=600, type=kind).start()
     make_all(first.data / "folder", refused_by(name, kind))
     first.stop()
@@ -239,7 +239,7 @@ def test_what_is_renamed_before_it_was_looked_at_is_all_there(name, kind, reques
 @pytest.mark.parametrize("name", ["local", "sftp", "radosgw", "moto", "swift", "rclone"])
 def test_opening_a_file_that_was_replaced_gives_the_new_one(name, request, mounts, s3_server):
     """Although the listing that shows the old one is still trusted."""
-    store = request.getfixturevalue(name) if name in ("local", "sftp") else s3_server(name)
+    store = request.getfixturevalue(name) if name in ("local", "sftp", "google") else s3_server(name)
     store.write("sub/file", b"the first version")
     store.write("sub/gone", b"will be deleted")
     mount = mounts(store, metadata_cache=3600).start()
