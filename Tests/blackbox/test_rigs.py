@@ -120,3 +120,13 @@ def test_each_server_keeps_an_object(name, s3_server):
     assert store.read("folder/name with space ü") == b"content"
     store.delete("folder/name with space ü")
     assert store.names() == {}
+
+
+@pytest.mark.parametrize("name", ["stub", "emulator"])
+def test_each_server_of_google_s_kind_keeps_an_object(name, google_server):
+    store = google_server(name)
+    store.write("folder/name with space ü", b"content")
+    assert store.names() == {"folder/name with space ü": 7}
+    assert store.read("folder/name with space ü") == b"content"
+    store.delete("folder/name with space ü")
+    assert store.names() == {}

@@ -161,7 +161,7 @@ TABLE = {
     "the time of the last change": (make_time, has_time, EVERYWHERE),
     "the second of the last change": (make_time, has_second, EVERYWHERE | SFTP),
     "an extended attribute": (make_attribute, has_attribute, EVERYWHERE),
-    "an extended attribute of 3,000 bytes": (make_large_attribute, has_large_attribute, {"local"}),
+    "an extended attribute of 3,000 bytes": (make_large_attribute, has_large_attribute, {"local", "google"}),
     "the bytes of both names of a hard link": (make_hard_link, has_contents_of_both_links, EVERYWHERE | SFTP),
     "that two names are one file": (make_hard_link, has_hard_link, EVERYWHERE),
 }
