@@ -75,13 +75,15 @@ extension GoogleStorageStore {
             session = try begin(request, query, body.length, fingerprint, path, options)
         }
         var beginnings = 1
+        // What the server has already is not told of.
+        let start: Int64 = if case .open(let count) = standing { count } else { 0 }
+        let progress = UploadPosition(start, options.progress)
         do throws(StoreError) {
             while true {
                 switch standing {
                 case .open(let offset):
-                    let before = offset
-                    standing = try sendPiece(of: body, from: offset, session, path, options, counter)
-                    if case .open(let now) = standing, now <= before {
+                    standing = try sendPiece(of: body, from: offset, session, path, options, progress, counter)
+                    if case .open(let now) = standing, now <= offset {
                         throw StoreError(
                             .unavailable, "the server does not take more than \(now) bytes of '\(path)'", path: path)
                     }
@@ -93,6 +95,7 @@ extension GoogleStorageStore {
                     }
                     session = try begin(request, query, body.length, fingerprint, path, options)
                     standing = .open(0)
+                    progress.settle(at: 0)
                 case .done(let response):
                     options.checkpoint?.save(nil)
                     if response.status == 412 { return nil }
@@ -148,45 +151,42 @@ extension GoogleStorageStore {
 
     private func sendPiece(
         of body: UploadBody, from offset: Int64, _ session: String, _ path: StorePath, _ options: PutOptions,
-        _ counter: Counter
+        _ progress: UploadPosition, _ counter: Counter
     ) throws(StoreError) -> Standing {
         let end = min(offset + Self.piece, body.length)
         try options.requireWanted(path)
-        let reached = Lock(offset)
-        let call = pieceCall(of: body, offset..<end, session, path, options, counter)
-        var request = request(call)
+        @Sendable func call(from start: Int64) -> GoogleStorageCall {
+            var call = GoogleStorageCall(
+                "PUT", target: .session(session), counter, .storePut, action: "'\(path)' could not be written",
+                path: path)
+            let bytes = start < end ? "\(start)-\(end - 1)" : "*"
+            call.headers = [("Content-Range", "bytes \(bytes)/\(body.length)")]
+            call.body = body.cut(start..<end)
+            call.isWanted = options.isWanted
+            call.progress = { progress.note($0) }
+            call.accepted = [308, 404, 410, 412, 499]
+            return call
+        }
+        let first = call(from: offset)
+        var request = request(first)
         // How much of it has arrived is asked for, rather than sending all of it again.
         request.renewed = { [self] () throws(StoreError) in
-            let standing = try standing(session, body.length, path)
-            switch standing {
+            switch try standing(session, body.length, path) {
+            case .open(let now) where now >= end: return .answer(Self.incomplete(now))
             case .open(let now):
-                let before = reached.withLock { reached in
-                    defer { reached = now }
-                    return reached
-                }
-                if now != before { options.progress?(min(now, end) - min(before, end)) }
-                if now >= end { return .answer(Self.incomplete(now)) }
-                return .send(self.request(pieceCall(of: body, now..<end, session, path, options, counter)))
+                progress.settle(at: now)
+                return .send(self.request(call(from: now)))
             case .done(let response): return .answer(response)
             case .gone: return .answer(HTTPResponse(status: 410))
             }
         }
-        return Self.standing(try self.session.send(request) { fault($0, call) })
-    }
-
-    private func pieceCall(
-        of body: UploadBody, _ range: Range<Int64>, _ session: String, _ path: StorePath, _ options: PutOptions,
-        _ counter: Counter
-    ) -> GoogleStorageCall {
-        var call = GoogleStorageCall(
-            "PUT", target: .session(session), counter, .storePut, action: "'\(path)' could not be written", path: path)
-        let bytes = range.isEmpty ? "*" : "\(range.lowerBound)-\(range.upperBound - 1)"
-        call.headers = [("Content-Range", "bytes \(bytes)/\(body.length)")]
-        call.body = body.cut(range)
-        call.isWanted = options.isWanted
-        call.progress = options.progress
-        call.accepted = [308, 404, 410, 412, 499]
-        return call
+        let result = Self.standing(try self.session.send(request) { fault($0, first) })
+        switch result {
+        case .open(let now): progress.settle(at: now)
+        case .done: progress.settle(at: body.length)
+        case .gone: break
+        }
+        return result
     }
 
     private func statusCall(_ session: String, _ length: Int64, _ path: StorePath) -> GoogleStorageCall {
@@ -225,5 +225,29 @@ extension GoogleStorageStore {
             action: "the upload of '\(path)' could not be called off", path: path)
         call.accepted = [400, 404, 405, 410, 499]
         _ = try? send(call)
+    }
+}
+
+/// Tells of the progress of an upload that the server may know to be somewhere else.
+private final class UploadPosition: Sendable {
+    private let position: Lock<Int64>
+    private let report: (@Sendable (Int64) -> Void)?
+
+    init(_ start: Int64, _ report: (@Sendable (Int64) -> Void)?) {
+        position = Lock(start)
+        self.report = report
+    }
+
+    func note(_ amount: Int64) {
+        position.withLock { $0 += amount }
+        report?(amount)
+    }
+
+    func settle(at now: Int64) {
+        let change = position.withLock { position in
+            defer { position = now }
+            return now - position
+        }
+        if change != 0 { report?(change) }
     }
 }
