@@ -223,6 +223,9 @@ struct GoogleServer {
     /// What is lacking of ``StoreFixture/googleFeatures``.
     var lacks: StoreCapabilities.Features = []
     var deviations: [String: String] = [:]
+    /// How many the server can stand.
+    var connections = 64
+    var patience = 60
     /// Set by the test runner to "endpoint bucket credentials_file", with "-" where nobody needs any.
     var variable: String { "CLOUDFUSION_TEST_GS_\(name.uppercased())" }
 }
@@ -230,10 +233,10 @@ struct GoogleServer {
 extension StoreFixture {
     static let googleServers = [
         GoogleServer(name: "stub"),
-        // Knows no preconditions, and shows no directories among the objects.
+        // Knows no preconditions, shows no directories among the objects, and takes one connection after the other.
         GoogleServer(
             name: "emulator",
-            lacks: [.conditionalCreate, .conditionalReplace, .conditionalDelete, .attributesInListing]),
+            lacks: [.conditionalCreate, .conditionalReplace, .conditionalDelete, .attributesInListing], connections: 4, patience: 5),
     ]
 
     static let googleFeatures: StoreCapabilities.Features = [
@@ -257,7 +260,9 @@ extension StoreFixture {
                     "endpoint": words[0], "bucket_name": words[1],
                     "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
                 ].merging(login) { $1 })
-            return (try StoreDescriptor.googleStorage.make(settings, Statistics()), {})
+            let store = try StoreDescriptor.googleStorage.make(settings, Statistics())
+            store.tune(StoreTuning(connections: server.connections, overallTimeout: .seconds(server.patience)))
+            return (store, {})
         }
     }
 }

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 from rigs.processes import Processes, RigError, free_ports, wait_until
-from rigs.servers import BUCKET, from_venv
+from rigs.servers import BUCKET
 
 
 def ask(method, url, body=None, headers=None):
@@ -114,13 +114,16 @@ class GoogleStub(GoogleServer):
 
 
 class GoogleEmulator(GoogleServer):
-    """gcp-storage-emulator, in memory: on a disk it writes down all it has with each change."""
+    """gcp-storage-emulator, in memory (gcs_emulator.py). It writes down all that it has with each change, so nothing is kept that
+    was deleted."""
 
     name = "gcs-emulator"
 
     def launch(self, port):
+        tests = pathlib.Path(__file__).resolve().parents[1]
         self.processes.spawn("emulator", [
-            from_venv("gcp-storage-emulator"), "-d", self.state / "data", "start", "-H", "127.0.0.1", "--port", port, "-q", "-M"])
+            sys.executable, "-m", "rigs.gcs_emulator", "-d", self.state / "data", "start", "-H", "127.0.0.1", "--port", port, "-q",
+            "-M"], env={**os.environ, "PYTHONPATH": str(tests)})
         return "-"
 
     def make_bucket(self, endpoint):
@@ -129,3 +132,4 @@ class GoogleEmulator(GoogleServer):
         except urllib.error.HTTPError as error:
             if error.code != 409:
                 raise
+        ask("PATCH", f"{endpoint}/storage/v1/b/{BUCKET}", {"softDeletePolicy": {"retentionDurationSeconds": "0"}})
