@@ -223,21 +223,14 @@ struct GoogleServer {
     /// What is lacking of ``StoreFixture/googleFeatures``.
     var lacks: StoreCapabilities.Features = []
     var deviations: [String: String] = [:]
-    /// How many the server can stand.
-    var connections = 64
-    var patience = 60
     /// Set by the test runner to "endpoint bucket credentials_file", with "-" where nobody needs any.
     var variable: String { "CLOUDFUSION_TEST_GS_\(name.uppercased())" }
 }
 
 extension StoreFixture {
-    static let googleServers = [
-        GoogleServer(name: "stub"),
-        // Knows no preconditions, shows no directories among the objects, and takes one connection after the other.
-        GoogleServer(
-            name: "emulator",
-            lacks: [.conditionalCreate, .conditionalReplace, .conditionalDelete, .attributesInListing], connections: 4, patience: 5),
-    ]
+    // gcp-storage-emulator takes one connection after the other, and drops those with odd names: the contract takes it hours.
+    // What it is tried with is in `GoogleStorageServerTests`.
+    static let googleServers = [GoogleServer(name: "stub")]
 
     static let googleFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .conditionalDelete, .serverSideCopy, .attributes,
@@ -260,9 +253,7 @@ extension StoreFixture {
                     "endpoint": words[0], "bucket_name": words[1],
                     "prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))",
                 ].merging(login) { $1 })
-            let store = try StoreDescriptor.googleStorage.make(settings, Statistics())
-            store.tune(StoreTuning(connections: server.connections, overallTimeout: .seconds(server.patience)))
-            return (store, {})
+            return (try StoreDescriptor.googleStorage.make(settings, Statistics()), {})
         }
     }
 }

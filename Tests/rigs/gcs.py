@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 from rigs.processes import Processes, RigError, free_ports, wait_until
-from rigs.servers import BUCKET
+from rigs.servers import BUCKET, from_venv
 
 
 def ask(method, url, body=None, headers=None):
@@ -114,16 +114,14 @@ class GoogleStub(GoogleServer):
 
 
 class GoogleEmulator(GoogleServer):
-    """gcp-storage-emulator, in memory (gcs_emulator.py). It writes down all that it has with each change, so nothing is kept that
-    was deleted."""
+    """gcp-storage-emulator, in memory. It takes one connection after the other, and writes down all that it has with each change,
+    so nothing is kept that was deleted."""
 
     name = "gcs-emulator"
 
     def launch(self, port):
-        tests = pathlib.Path(__file__).resolve().parents[1]
         self.processes.spawn("emulator", [
-            sys.executable, "-m", "rigs.gcs_emulator", "-d", self.state / "data", "start", "-H", "127.0.0.1", "--port", port, "-q",
-            "-M"], env={**os.environ, "PYTHONPATH": str(tests)})
+            from_venv("gcp-storage-emulator"), "-d", self.state / "data", "start", "-H", "127.0.0.1", "--port", port, "-q", "-M"])
         return "-"
 
     def make_bucket(self, endpoint):
