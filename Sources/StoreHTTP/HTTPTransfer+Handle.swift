@@ -103,7 +103,7 @@ extension HTTPTransfer {
         cf_curl_set_long(handle, CURLOPT_BUFFERSIZE, request.sink == nil ? 32 << 10 : large)
         if request.method == "HEAD" {
             cf_curl_set_long(handle, CURLOPT_NOBODY, 1)
-        } else if body.length > 0 || ["PUT", "POST"].contains(request.method) {
+        } else if body.length > 0 || ["PUT", "POST", "PATCH"].contains(request.method) {
             let me = Unmanaged.passUnretained(self).toOpaque()
             cf_curl_set_long(handle, CURLOPT_UPLOAD, 1)
             cf_curl_set_size(handle, CURLOPT_INFILESIZE_LARGE, Int(body.length))

@@ -8,6 +8,8 @@ public struct XMLElement: Sendable {
     /// The character data directly in this element, as it was, without that of its children.
     public fileprivate(set) var text = ""
     public fileprivate(set) var children: [XMLElement] = []
+    /// By their local names.
+    public fileprivate(set) var attributes: [String: String] = [:]
     /// Of a document's root: whether characters that XML cannot carry were in it, and are U+FFFD here.
     public fileprivate(set) var isMended = false
 
@@ -131,12 +133,23 @@ private final class XMLTreeBuilder {
         XML_StopParser(parser, XML_Bool(0))
     }
 
-    func begin(_ qualifiedName: UnsafePointer<CChar>) {
+    /// - Parameter attributes: Names and values in turn, ended by nil.
+    func begin(_ qualifiedName: UnsafePointer<CChar>, _ attributes: UnsafeMutablePointer<UnsafePointer<CChar>?>?) {
         count += 1
         guard open.count < XMLElement.deepestElement else { return refuse("it is nested too deeply") }
         guard count <= XMLElement.mostElements else { return refuse("it has too many elements") }
+        var element = XMLElement(name: Self.local(qualifiedName))
+        var next = attributes
+        while let name = next?[0], let value = next?[1] {
+            element.attributes[Self.local(name)] = String(cString: value)
+            next = next?.advanced(by: 2)
+        }
+        open.append(element)
+    }
+
+    private static func local(_ qualifiedName: UnsafePointer<CChar>) -> String {
         let name = String(cString: qualifiedName)
-        open.append(XMLElement(name: name.lastIndex(of: ":").map { String(name[name.index(after: $0)...]) } ?? name))
+        return name.lastIndex(of: ":").map { String(name[name.index(after: $0)...]) } ?? name
     }
 
     func take(_ text: UnsafeBufferPointer<UInt8>) {
@@ -157,7 +170,7 @@ private func builder(_ pointer: UnsafeMutableRawPointer?) -> XMLTreeBuilder {
 private func beginElement(
     _ context: UnsafeMutableRawPointer?, _ name: UnsafePointer<XML_Char>?,
     _ attributes: UnsafeMutablePointer<UnsafePointer<XML_Char>?>?
-) { builder(context).begin(name!) }
+) { builder(context).begin(name!, attributes) }
 
 private func endElement(_ context: UnsafeMutableRawPointer?, _ name: UnsafePointer<XML_Char>?) {
     builder(context).end()

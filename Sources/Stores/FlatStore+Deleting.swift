@@ -3,9 +3,11 @@ import StoreHTTP
 import Threading
 
 extension FlatStore {
+    package func delete(_ deletions: [Deletion]) -> [StoreError?] { deleteListed(deletions) }
+
     /// Files go in bulk; what is a directory is found by listings, one per thousand neighbours at best, and goes after
     /// what is in it, deepest first, when it is empty by then.
-    package func delete(_ deletions: [Deletion]) -> [StoreError?] {
+    func deleteListed(_ deletions: [Deletion]) -> [StoreError?] {
         let paths = deletions.map(\.path)
         var answers = [StoreError?](repeating: nil, count: paths.count)
         var files: [Int] = []

@@ -3,7 +3,7 @@ package import StoreAPI
 package import StoreHTTP
 package import Threading
 
-/// A store of objects under keys: a bucket of S3, a container of OpenStack Swift.
+/// A store of objects under keys: a bucket of S3, a container of OpenStack Swift or of Azure.
 ///
 /// Directories are what keys have in common up to a slash, and empty objects whose key ends in one. Where a key is an
 /// object and a directory at once, the directory is shown.
@@ -25,6 +25,9 @@ package protocol FlatStore: StoreBackend {
     /// Whether keys with control characters are taken, and listed as they are; nil while that is not known.
     var keepsControls: Bool? { get }
 
+    /// Whether keys keep the marks that ``KeyCodec/keepsMarks`` is about.
+    var keepsMarks: Bool { get }
+
     /// nil when there is no such object.
     func head(_ key: [UInt8], _ path: StorePath) throws(StoreError) -> Head?
 
@@ -36,11 +39,14 @@ package protocol FlatStore: StoreBackend {
     ///
     /// - Parameters:
     ///   - delimiter: Whether what the keys have in common up to the next slash is told in place of them.
-    ///   - startAfter: The first page begins behind this.
+    ///   - startAfter: The first page begins behind this, or earlier where the server cannot do that.
     ///   - token: ``KeyListing/next`` of the page before.
     func listKeys(
         prefix: [UInt8], delimiter: Bool, maximum: Int, startAfter: [UInt8]?, after token: String?, _ path: StorePath
     ) throws(StoreError) -> KeyListing
+
+    /// The directory at `path`; nil when there is none.
+    func directory(_ path: StorePath) throws(StoreError) -> Metadata?
 
     /// Looks up what a page of the listing of a directory does not tell, or tells wrongly.
     func complete(_ listing: inout KeyListing, _ directory: StorePath) throws(StoreError)
@@ -70,15 +76,18 @@ package struct KeyListing {
         package var tag: String?
         /// Its user metadata, where the listing tells it (``POSIXMetadata``).
         package var described: [String: String]?
+        package var md5: [UInt8]?
 
         package init(
-            key: [UInt8], size: Int64, modified: Timestamp, tag: String?, described: [String: String]? = nil
+            key: [UInt8], size: Int64, modified: Timestamp, tag: String?, described: [String: String]? = nil,
+            md5: [UInt8]? = nil
         ) {
             self.key = key
             self.size = size
             self.modified = modified
             self.tag = tag
             self.described = described
+            self.md5 = md5
         }
 
         fileprivate func metadata(isDirectoryKey: Bool) -> Metadata {
@@ -88,7 +97,8 @@ package struct KeyListing {
             let kind = description?.kind ?? (isDirectoryKey ? .directory : .file)
             return Metadata(
                 kind: kind, size: kind == .directory ? 0 : size, modified: modified,
-                version: kind == .directory ? nil : tag.map { Version($0) }, attributes: description?.attributes)
+                version: kind == .directory ? nil : tag.map { Version($0) }, attributes: description?.attributes,
+                md5: kind == .directory ? nil : md5)
         }
     }
     package var objects: [Object] = []
@@ -126,19 +136,23 @@ extension FlatStore {
             prefix: prefix, delimiter: delimiter, maximum: maximum, startAfter: nil, after: token, path)
     }
 
+    package var keepsMarks: Bool { true }
+
     package func complete(_ listing: inout KeyListing, _ directory: StorePath) throws(StoreError) {}
+
+    package func directory(_ path: StorePath) throws(StoreError) -> Metadata? { try listedDirectory(path) }
 
     /// How names and keys become each other.
     ///
     /// - Parameter bytes: The name or key in question. Some mean different things to different servers.
     /// - Throws: ``StoreError``: `.unavailable` while it is not known what this one means.
     func codec(for bytes: some Collection<UInt8>, _ path: StorePath) throws(StoreError) -> KeyCodec {
-        if let keepsControls { return KeyCodec(keepsControls: keepsControls) }
+        if let keepsControls { return KeyCodec(keepsControls: keepsControls, keepsMarks: keepsMarks) }
         guard KeyCodec.isPlain(bytes) else {
             throw StoreError(
                 .unavailable, "there is no connection yet that tells under which key '\(path)' lies", path: path)
         }
-        return KeyCodec(keepsControls: true)
+        return KeyCodec(keepsControls: true, keepsMarks: keepsMarks)
     }
 
     func absent(_ path: StorePath) -> StoreError {
@@ -162,7 +176,7 @@ extension FlatStore {
     /// The directory at `path`; nil when nothing has a key below it.
     ///
     /// By a listing, whose answer tells a missing bucket from a missing key; HEAD's does not.
-    func directory(_ path: StorePath) throws(StoreError) -> Metadata? {
+    func listedDirectory(_ path: StorePath) throws(StoreError) -> Metadata? {
         let marker = try key(path, asDirectory: true)
         let listing = try listKeys(prefix: marker, delimiter: false, maximum: 1, after: nil, path)
         guard let first = listing.objects.first else { return nil }
@@ -267,7 +281,7 @@ extension FlatStore {
         let earlier = (start?.waiting ?? []).map {
             KeyListing.Object(
                 key: $0.key, size: $0.size, modified: Timestamp(nanoseconds: $0.modified), tag: $0.tag,
-                described: $0.described)
+                described: $0.described, md5: $0.md5)
         }
         var page = ListPage(entries: [], refusedNames: listing.refused)
         let directories = Set(listing.prefixes)
@@ -306,7 +320,7 @@ extension FlatStore {
                 waiting.append(
                     .init(
                         key: object.key, size: object.size, modified: object.modified.nanoseconds, tag: object.tag,
-                        described: object.described))
+                        described: object.described, md5: object.md5))
             } else {
                 page.entries.append(ListEntry(name: name, metadata: object.metadata(isDirectoryKey: false)))
             }
@@ -352,6 +366,7 @@ private struct KeyCursor: Codable {
         var modified: Int64
         var tag: String?
         var described: [String: String]?
+        var md5: [UInt8]?
     }
     var token: String
     var waiting: [Waiting]

@@ -5,28 +5,37 @@ package import StoreAPI
 /// A name that is legal UTF-8 is its own key. Bytes that a key cannot hold become U+201B followed by two upper-case
 /// hexadecimal digits, and U+201B itself is doubled, so that `decode(encode(name)) == name` for every name. rclone
 /// writes and reads the same form (<https://rclone.org/overview/#invalid-utf8>). Control characters, and the two
-/// scalars that XML 1.0 forbids beside them, are treated so only for servers that do not take and list them as they are.
+/// scalars that XML 1.0 forbids beside them, are treated so only for servers that do not take and list them as they are;
+/// so are the marks that Azure changes in names.
 ///
 /// A key that no name is encoded as (`a//b`, `../x`, a lone U+201B, a component of more than 255 bytes) has no place
 /// in a file system: decoding answers nil, and nobody can be made to write to another key than the one they saw.
 package struct KeyCodec: Sendable {
     /// Whether control characters stand for themselves.
     package var keepsControls: Bool
+    /// Whether a backslash, a dot at the end of a name, DEL and U+0080 to U+009F do.
+    package var keepsMarks: Bool
 
-    package init(keepsControls: Bool) { self.keepsControls = keepsControls }
+    package init(keepsControls: Bool, keepsMarks: Bool = true) {
+        self.keepsControls = keepsControls
+        self.keepsMarks = keepsMarks
+    }
 
     private static let quote: [UInt8] = [0xE2, 0x80, 0x9B]
 
     /// The form of one name in a key.
     package func encode(_ name: FileName) -> [UInt8] {
         let bytes = name.bytes
-        if bytes.allSatisfy({ $0 >= 0x20 && $0 < 0x80 }) { return bytes }
+        if isItself(bytes) { return bytes }
         var key: [UInt8] = []
         key.reserveCapacity(bytes.count + 8)
         var index = 0
         while index < bytes.count {
             let length = Self.scalarLength(bytes, at: index)
-            if length == 0 || (!keepsControls && Self.isControl(bytes[index..<index + length])) {
+            let isRefused =
+                length == 0 || (!keepsControls && Self.isControl(bytes[index..<index + length]))
+                || (!keepsMarks && Self.isMark(bytes[index..<index + length], isLast: index + length == bytes.count))
+            if isRefused {
                 for byte in bytes[index..<index + max(length, 1)] { key += Self.quote + Self.hexadecimal(byte) }
             } else {
                 let scalar = bytes[index..<index + length]
@@ -41,7 +50,7 @@ package struct KeyCodec: Sendable {
     /// The name that `component` stands for; nil when it is not the form of any.
     package func decode(_ component: some Collection<UInt8>) -> FileName? {
         let key = Array(component)
-        if key.allSatisfy({ $0 >= 0x20 && $0 < 0x80 }) { return FileName(key) }
+        if isItself(key) { return FileName(key) }
         var name: [UInt8] = []
         name.reserveCapacity(key.count)
         var index = 0
@@ -95,6 +104,13 @@ package struct KeyCodec: Sendable {
             || Array(bytes).contains([0xEF, 0xBF, 0xBF])
     }
 
+    /// Whether it is ASCII that no server changes.
+    private func isItself(_ bytes: [UInt8]) -> Bool {
+        guard bytes.allSatisfy({ $0 >= 0x20 && $0 < 0x80 }) else { return false }
+        return keepsMarks
+            || !(bytes.last == UInt8(ascii: ".") || bytes.contains { $0 == UInt8(ascii: "\\") || $0 == 0x7F })
+    }
+
     /// Bytes of the well-formed UTF-8 scalar at `index`; 0 when there is none.
     private static func scalarLength(_ bytes: [UInt8], at index: Int) -> Int {
         var iterator = bytes[index..<min(index + 4, bytes.count)].makeIterator()
@@ -108,6 +124,15 @@ package struct KeyCodec: Sendable {
         scalar.count == 1
             ? scalar.first! < 0x20
             : scalar.elementsEqual([0xEF, 0xBF, 0xBE]) || scalar.elementsEqual([0xEF, 0xBF, 0xBF])
+    }
+
+    private static func isMark(_ scalar: ArraySlice<UInt8>, isLast: Bool) -> Bool {
+        switch scalar.first! {
+        case UInt8(ascii: "\\"), 0x7F: true
+        case UInt8(ascii: "."): isLast
+        case 0xC2: scalar.last! < 0xA0
+        default: false
+        }
     }
 
     private static func hexadecimal(_ byte: UInt8) -> [UInt8] {

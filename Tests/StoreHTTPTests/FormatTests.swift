@@ -94,6 +94,7 @@ struct XMLTests {
         #expect(root.name == "list")
         #expect(root.all("a").map(\.text) == [" one &\n", "thrée"])
         #expect(root["a"]?["b"]?.text == "two")
+        #expect(root["a"]?.attributes == ["x": "1"] && root["a"]?["b"]?.attributes == [:])
         #expect(root["none"] == nil)
         #expect(root.text == "<raw>")
     }

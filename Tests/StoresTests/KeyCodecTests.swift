@@ -49,14 +49,26 @@ struct KeyCodecTests {
         #expect(!KeyCodec.isPlain(controls) && !KeyCodec.isPlain(Array("‛0A".utf8)) && KeyCodec.isPlain([0xff]))
     }
 
-    @Test("every name comes back, and two names never have one key", arguments: [false, true])
-    func roundTrip(keepsControls: Bool) {
-        let codec = KeyCodec(keepsControls: keepsControls)
+    @Test("where the server changes some marks in names, no key has them")
+    func marks() {
+        let codec = KeyCodec(keepsControls: false, keepsMarks: false)
+        func key(_ name: String) -> String { String(decoding: codec.encode(FileName(name)!), as: UTF8.self) }
+        #expect(key("a.b") == "a.b" && key(".a") == ".a" && key("ä") == "ä")
+        #expect(key("a.") == "a‛2E" && key("...") == "..‛2E" && key("a\\b") == "a‛5Cb")
+        #expect(key("\u{7F}\u{81}") == "‛7F‛C2‛81" && key("\u{A0}") == "\u{A0}")
+        // Others may have made such a key: it stands for no name that is written so.
+        for foreign in ["a.", "a\\b", "\u{7F}", "\u{81}"] { #expect(codec.decode(Array(foreign.utf8)) == nil) }
+    }
+
+    @Test("every name comes back, and two names never have one key", arguments: [false, true], [false, true])
+    func roundTrip(keepsControls: Bool, keepsMarks: Bool) {
+        let codec = KeyCodec(keepsControls: keepsControls, keepsMarks: keepsMarks)
         let seed = UInt64.random(in: 0...UInt64.max)
         var random = SplitMix(seed: seed)
         let pieces: [[UInt8]] = [
             [0x61], [0xff], [0xc3], [0xbc], [0xe2, 0x80, 0x9b], [0xe2], [0x80], [0x9b], [0x41], [0x46], [0x30], [0x0a],
-            [0x7f], [0xef, 0xbf, 0xbe], [0xf0, 0x9f, 0x8e, 0x89], [0x20], [0x2e],
+            [0x7f], [0xef, 0xbf, 0xbe], [0xf0, 0x9f, 0x8e, 0x89], [0x20], [0x2e], [0x5c],
+            [0xc2, 0x81],
         ]
         var names: [[UInt8]: FileName] = [:]
         for _ in 0..<20_000 {
