@@ -277,6 +277,57 @@ struct ServerFuzzTests {
         }
     }
 
+    private func azure(_ transport: any HTTPTransport, _ settings: [String: String])
+        throws(StoreError) -> AzureStore
+    {
+        try AzureStore(
+            StoreSettings(["account": "a", "container": "c"].merging(settings) { $1 }),
+            environment: ProcessEnvironment([:]),
+            statistics: Statistics(), transport: transport)
+    }
+
+    @Test("containers of Azure have legal names, and no size below zero", arguments: [false, true])
+    func blobs(isHierarchical: Bool) throws {
+        let words = [
+            "<Blob><Name>x</Name></Blob>", "<BlobPrefix><Name>../</Name></BlobPrefix>", "Encoded=\"true\"",
+            "<NextMarker>m</NextMarker>", "<hdi_isfolder>true</hdi_isfolder>", "<Content-Length>-5</Content-Length>",
+            "<mode>0120777</mode>", "<Metadata>", "<Etag>", "x-ms-meta-hdi_isfolder: true",
+        ]
+        try Fuzzer("blobs", words: words).run { input, _ in
+            let echo = Echo(answer(input))
+            do {
+                let store = try azure(echo, ["account_key": secret])
+                store.state.withLock { $0.isHierarchical = isHierarchical }
+                var names: Set<FileName> = []
+                var page = try store.list(.root, after: nil)
+                for _ in 0..<100 {
+                    for entry in page.entries where entry.metadata.size < 0 {
+                        return "'\(entry.name)' has \(entry.metadata.size) bytes"
+                    }
+                    names.formUnion(page.entries.map(\.name))
+                    guard let next = page.next else { return nil }
+                    page = try store.list(.root, after: next)
+                }
+                return echo.requests < 2000 ? nil : "it asked without end"
+            } catch { return complaint(error) }
+        }
+    }
+
+    @Test("a login at Microsoft Entra gives a token that fits into a header, or an error without a secret")
+    func tokens() throws {
+        let words = ["\"access_token\": \"a b\"", "\"expires_in\": \"-1\"", "\"expires_in\": 1e99", "null"]
+        try Fuzzer("tokens", words: words).run { input, _ in
+            let echo = Echo(answer(input))
+            do {
+                let store = try azure(echo, ["client_id": "i", "client_secret": secret, "tenant_id": "t"])
+                var request = HTTPRequest("GET", "https://h/x", counter: .requestsGet, operation: .storeGet)
+                try store.authentication.sign(&request, at: Timestamp(seconds: 0))
+                let token = request["Authorization"] ?? ""
+                return token.hasPrefix("Bearer ") && token.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) ? nil : token
+            } catch { return complaint(error) }
+        }
+    }
+
     @Test("what a server asks for as credentials makes no header that is none, and tells no password")
     func challenges() throws {
         try Fuzzer("challenges", words: ["Digest ", "Basic ", "nonce=\"", "realm=", "\\", "qop=auth", "-sess"]).run {

@@ -12,6 +12,7 @@ extension StoreFixture {
         + (isTmpfsUsable ? [.local("local tmpfs", in: "/dev/shm")] : []) + servers.compactMap(s3)
         + webdavServers.compactMap(webdav) + openStackSwiftServers.compactMap(openStackSwift)
         + googleServers.compactMap(google) + httpServers.compactMap(http) + (sftp.map { [$0] } ?? [])
+        + azureAccounts.compactMap(azure)
 
     /// Kinds of stores that cannot be tried here, each with the reason.
     static let missing: [(name: String, reason: String)] =
@@ -23,6 +24,7 @@ extension StoreFixture {
         } + googleServers.filter { google($0) == nil }.map { ("gs on \($0.name)", "\($0.variable) is not set") }
         + httpServers.filter { http($0) == nil }.map { ("http on \($0.name)", "\($0.variable) is not set") }
         + (sftp == nil ? [("sftp on openssh", "\(sftpVariable) is not set")] : [])
+        + azureAccounts.filter { azure($0) == nil }.map { ("azure, \($0.name)", "\($0.variable) is not set") }
 
     static let memoryFeatures: StoreCapabilities.Features = [
         .rangedRead, .conditionalCreate, .conditionalReplace, .conditionalDelete, .serverSideCopy, .rangeCopy,
@@ -228,8 +230,8 @@ struct GoogleServer {
 }
 
 extension StoreFixture {
-    // gcp-storage-emulator takes one connection after the other, and drops those with odd names: the contract takes it hours.
-    // What it is tried with is in `GoogleStorageServerTests`.
+    // gcp-storage-emulator takes one connection after the other, and drops those with odd names. What it is tried with is in
+    // `GoogleStorageServerTests`.
     static let googleServers = [GoogleServer(name: "stub")]
 
     static let googleFeatures: StoreCapabilities.Features = [
@@ -334,4 +336,47 @@ extension StoreFixture {
             return (try SFTPStore(settings, statistics: Statistics(), pageSize: 100), { directory.remove() })
         }
     }()
+}
+
+/// An account of Azure, or of the emulator of one that the project's test runner may have started.
+struct AzureAccount {
+    let name: String
+    /// What it has besides ``StoreFixture/azureFeatures``.
+    var more: StoreCapabilities.Features = []
+    /// Set by the test runner to "endpoint dfs_endpoint account key container" and more.
+    var variable: String { "CLOUDFUSION_TEST_AZURE_\(name.uppercased())" }
+
+    /// - Returns: nil when there is none.
+    var settings: [String: String]? {
+        guard let value = getenv(variable) else { return nil }
+        let words = String(cString: value).split(separator: " ").map(String.init)
+        guard words.count >= 5 else { return nil }
+        return [
+            "endpoint": words[0], "dfs_endpoint": words[1], "account": words[2], "account_key": words[3],
+            "container": words[4],
+        ]
+    }
+}
+
+extension StoreFixture {
+    static let azureAccounts = [
+        AzureAccount(name: "flat"),
+        AzureAccount(name: "hierarchical", more: [.realDirectories, .atomicMove, .directoryMove]),
+    ]
+
+    static let azureFeatures: StoreCapabilities.Features = [
+        .rangedRead, .conditionalCreate, .conditionalReplace, .conditionalDelete, .serverSideCopy, .rangeCopy,
+        .attributes, .extendedAttributes, .specialFiles, .caseSensitive, .resumableUpload, .consistentListing,
+        .emptyDirectories, .changeTimes,
+    ]
+
+    /// A prefix of its own in the container.
+    static func azure(_ account: AzureAccount) -> StoreFixture? {
+        guard let settings = account.settings else { return nil }
+        let features = azureFeatures.union(account.more)
+        return StoreFixture("azure, \(account.name)", features: features, sharesStore: true) {
+            let own = settings.merging(["prefix": "fixture-\(UInt64.random(in: 0...UInt64.max))"]) { $1 }
+            return (try StoreDescriptor.azure.make(try StoreDescriptor.azure.settings(from: own), Statistics()), {})
+        }
+    }
 }

@@ -12,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from harness import HTTP, S3, SFTP, Folder, GoogleStorage, Local, Mount, OpenStackSwift, WebDAV, mounts_below  # noqa: E402
+from harness import (  # noqa: E402
+    HTTP, S3, SFTP, Azure, Folder, GoogleStorage, Local, Mount, OpenStackSwift, WebDAV, mounts_below)
 from rigs.network import Network  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -112,6 +113,12 @@ def google_server():
 def google():
     """The strict one of these."""
     return place_on(GoogleStorage, "GS", "stub")
+
+
+@pytest.fixture
+def azure_account():
+    """`azure_account(name)`: a prefix of the test's own in an account of the emulator of Azure."""
+    return lambda name: place_on(Azure, "AZURE", name)
 
 
 @pytest.fixture

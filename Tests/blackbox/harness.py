@@ -477,6 +477,75 @@ class GoogleStorage:
         self.request("DELETE", self.path(name))
 
 
+@dataclasses.dataclass(frozen=True)
+class Azure:
+    """A container of Azure, and a prefix in it that belongs to one test; looked at with Microsoft's own client."""
+
+    name: str
+    endpoint: str
+    dfs_endpoint: str
+    account: str
+    key: str
+    container: str
+    public: str
+    tenant: str
+    client_id: str
+    client_secret: str
+    prefix: str = ""
+
+    @classmethod
+    def from_environment(cls, name):
+        """The account that `python3 -m rigs start` has announced; None if it has not."""
+        value = os.environ.get(f"CLOUDFUSION_TEST_AZURE_{name.upper()}")
+        return cls(name, *value.split()) if value else None
+
+    def below(self, prefix):
+        return dataclasses.replace(self, prefix=prefix)
+
+    @property
+    def url(self):
+        return f"azure://{self.container}/{self.prefix}"
+
+    @property
+    def auth(self):
+        return {"endpoint": self.endpoint, "dfs_endpoint": self.dfs_endpoint, "account": self.account,
+                "account_key": self.key, "container": self.container, "prefix": self.prefix}
+
+    store = {"name": "azure"}
+
+    @property
+    def origin(self):
+        return self.endpoint.rpartition("/")[0]
+
+    @functools.cached_property
+    def client(self):
+        from azure.storage.blob import ContainerClient
+        return ContainerClient(self.endpoint, self.container,
+                               credential={"account_name": self.account, "account_key": self.key})
+
+    def names(self):
+        """Every file below the prefix, with its size; but what the program keeps there for itself."""
+        start = f"{self.prefix}/"
+        found = {blob.name[len(start):]: blob.size
+                 for blob in self.client.list_blobs(name_starts_with=start, include=["metadata"])
+                 if (blob.metadata or {}).get("hdi_isfolder") != "true"}
+        return {name: size for name, size in found.items() if not name.startswith(".cloudfusion/")}
+
+    def blocks(self, name):
+        """How many blocks a file is made of, and how many there are that it is not made of."""
+        committed, uncommitted = self.client.get_blob_client(f"{self.prefix}/{name}").get_block_list("all")
+        return len(committed), len(uncommitted)
+
+    def read(self, name):
+        return self.client.download_blob(f"{self.prefix}/{name}").readall()
+
+    def write(self, name, body):
+        self.client.upload_blob(f"{self.prefix}/{name}", body, overwrite=True)
+
+    def delete(self, name):
+        self.client.delete_blob(f"{self.prefix}/{name}")
+
+
 # MARK: mounts
 
 class Mount:

@@ -130,3 +130,94 @@ def test_each_server_of_google_s_kind_keeps_an_object(name, google_server):
     assert store.read("folder/name with space ü") == b"content"
     store.delete("folder/name with space ü")
     assert store.names() == {}
+
+
+ACCOUNTS = ["flat", "hierarchical"]
+
+
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_microsofts_own_client_gets_on_with_the_emulator_of_azure(name, azure_account):
+    """Its signatures are those of the protocol, and it understands what the emulator answers."""
+    from azure.core import MatchConditions
+    from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+    from azure.storage.blob import BlobBlock
+    store = azure_account(name)
+    container, start = store.client, store.prefix
+    names = [f"folder/name {number:02} with ü+&" for number in range(30)]
+    for number, blob in enumerate(names):
+        container.upload_blob(f"{start}/{blob}", bytes(number), metadata={"mode": "0100644", "a_b": "x", "ab": "y", "a1": "z"})
+    listed = list(container.list_blobs(name_starts_with=f"{start}/folder/", include=["metadata"], results_per_page=7))
+    assert [(blob.name, blob.size) for blob in listed] == [(f"{start}/{blob}", size) for size, blob in enumerate(names)]
+    assert all(blob.metadata == {"mode": "0100644", "a_b": "x", "ab": "y", "a1": "z"} for blob in listed)
+    walked = list(container.walk_blobs(name_starts_with=f"{start}/", delimiter="/"))
+    assert [entry.name for entry in walked] == [f"{start}/folder/"]
+
+    one = container.get_blob_client(f"{start}/{names[5]}")
+    assert one.download_blob(offset=1, length=3, validate_content=True).readall() == bytes(3)
+    known = one.get_blob_properties()
+    assert known.content_settings.content_md5 is not None and known.etag == listed[5].etag.join('""')
+    with pytest.raises(ResourceExistsError):
+        one.upload_blob(b"no", overwrite=False)
+    with pytest.raises(ResourceModifiedError):
+        one.upload_blob(b"no", overwrite=True, etag='"0x1"', match_condition=MatchConditions.IfNotModified)
+    one.upload_blob(b"yes", overwrite=True, etag=known.etag, match_condition=MatchConditions.IfNotModified)
+    with pytest.raises(ResourceModifiedError):
+        one.delete_blob(etag=known.etag, match_condition=MatchConditions.IfNotModified)
+    with pytest.raises(ResourceNotFoundError):
+        container.get_blob_client(f"{start}/nothing").get_blob_properties()
+
+    large = container.get_blob_client(f"{start}/large")
+    for block in ("YWFh", "YmJi"):
+        large.stage_block(block, block.encode() * 1000, validate_content=True)
+    with pytest.raises(HttpResponseError):
+        large.stage_block("bG9uZ2Vy", b"an id of another length")
+    assert [len(part) for part in large.get_block_list("all")] == [0, 2]
+    large.commit_block_list([BlobBlock("YmJi"), BlobBlock("YWFh")])
+    assert large.download_blob().readall() == b"YmJi" * 1000 + b"YWFh" * 1000
+    copy = container.get_blob_client(f"{start}/copy")
+    copy.start_copy_from_url(one.url)
+    assert copy.download_blob().readall() == b"yes"
+    for blob in container.list_blobs(name_starts_with=start):
+        assert not blob.name.endswith(".")
+    # What the service makes of names that it does not take as they are.
+    container.upload_blob(f"{start}/odd/a\\b.", b"")
+    assert [blob.name for blob in container.list_blobs(name_starts_with=f"{start}/odd/a")][-1] == f"{start}/odd/a/b"
+
+
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_signatures_that_microsofts_own_client_makes_let_in(name, azure_account):
+    import datetime
+
+    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+    from azure.storage.blob import ContainerClient, generate_account_sas, generate_blob_sas, generate_container_sas
+    store = azure_account(name)
+    store.write("file", b"bytes")
+    soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
+    past = soon - datetime.timedelta(days=1)
+    blob = f"{store.prefix}/file"
+    for make in (
+            lambda **more: generate_account_sas(store.account, store.key, "sco", **more),
+            lambda **more: generate_container_sas(store.account, store.container, store.key, **more),
+            lambda **more: generate_blob_sas(store.account, store.container, blob, account_key=store.key, **more)):
+        def client(**more):
+            return ContainerClient(store.endpoint, store.container, credential=make(**more))
+        assert client(permission="r", expiry=soon).download_blob(blob).readall() == b"bytes"
+        with pytest.raises(ClientAuthenticationError):
+            client(permission="r", expiry=past).download_blob(blob)
+        with pytest.raises((ClientAuthenticationError, HttpResponseError)):
+            client(permission="r", expiry=soon).delete_blob(blob)
+
+
+def test_microsofts_own_client_moves_directories_of_the_emulator(azure_account):
+    from azure.storage.filedatalake import FileSystemClient
+    store = azure_account("hierarchical")
+    files = FileSystemClient(store.dfs_endpoint, store.container,
+                             credential={"account_name": store.account, "account_key": store.key})
+    directory = files.create_directory(f"{store.prefix}/old/ü", metadata={"mode": "040750"})
+    store.write("old/ü/file", b"bytes")
+    before = store.client.get_blob_client(f"{store.prefix}/old/ü/file").get_blob_properties().etag
+    directory.rename_directory(f"{store.container}/{store.prefix}/old/new name")
+    assert store.names() == {"old/new name/file": 5}
+    moved = store.client.get_blob_client(f"{store.prefix}/old/new name")
+    assert moved.get_blob_properties().metadata == {"mode": "040750", "hdi_isfolder": "true"}
+    assert store.client.get_blob_client(f"{store.prefix}/old/new name/file").get_blob_properties().etag == before

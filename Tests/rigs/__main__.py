@@ -6,6 +6,7 @@ start prints a line per server and protocol, ready for `eval` or `env`:
     CLOUDFUSION_TEST_WEBDAV_HTTPD="http://127.0.0.1:41234/dav USER PASSWORD FOLDER"
     CLOUDFUSION_TEST_HTTP_NGINX="http://127.0.0.1:41235/files USER PASSWORD FOLDER"
     CLOUDFUSION_TEST_GS_STUB="http://127.0.0.1:41236 BUCKET CREDENTIALS_FILE"
+    CLOUDFUSION_TEST_AZURE_FLAT="http://127.0.0.1:41235/rigflat DATA_LAKE_URL ACCOUNT KEY CONTAINER PUBLIC TENANT CLIENT SECRET"
     CLOUDFUSION_TEST_SFTP_OPENSSH="127.0.0.1 41235 USER KEY_FILE KNOWN_HOSTS FOLDER PASSWORD PORT PORT PORT"
 and nothing for those that are not installed, which standard error says. Exit status 1 if one did not start.
 """
@@ -15,6 +16,7 @@ import concurrent.futures
 import pathlib
 import sys
 
+from rigs.azure import AzureEmulator
 from rigs.gcs import GoogleEmulator, GoogleStub
 from rigs.processes import RigError
 from rigs.servers import S3_SERVERS
@@ -23,7 +25,7 @@ from rigs.web import Httpd, HttpdIndex, Nginx, PythonHTTP, RcloneWebDAV, WsgiDAV
 
 SERVERS = {server.name: server for server in (
     *S3_SERVERS, Httpd, WsgiDAV, RcloneWebDAV, HttpdIndex, Nginx, PythonHTTP, SSHServer,
-    GoogleStub, GoogleEmulator)}
+    GoogleStub, GoogleEmulator, AzureEmulator)}
 
 
 def main():
