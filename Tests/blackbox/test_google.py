@@ -93,7 +93,7 @@ def test_hmac_keys_are_used_through_the_protocol_of_s3(radosgw, mounts):
     mount = mounts(radosgw)
     lines = "\n".join(f"{key} = {value}" for key, value in auth.items())
     mount.write_config(f"[auth]\n{lines}\n[store]\nname = gs\ncache = 0\ncache_dir = {mount.cache}\n")
-    run(*mount.command)
+    run(*mount.command())
     (mount.data / "file").write_bytes(b"bytes")
     mount.sync()
     assert radosgw.read("file") == b"bytes"
