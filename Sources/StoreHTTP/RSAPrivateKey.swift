@@ -10,11 +10,14 @@ public final class RSAPrivateKey: Sendable, CustomStringConvertible, CustomRefle
     /// - Parameter pem: PKCS #8 or PKCS #1, not encrypted.
     /// - Returns: nil for what is no such key.
     public init?(pem: String) {
-        let bytes = Array(pem.utf8)
-        guard let source = BIO_new_mem_buf(bytes, Int32(bytes.count)) else { return nil }
-        defer { BIO_free(source) }
-        // Without a function that knows no password OpenSSL would ask for one at the terminal.
-        guard let key = PEM_read_bio_PrivateKey(source, nil, { _, _, _, _ in 0 }, nil) else {
+        // The source does not copy the bytes: they have to stay where they are while it is read.
+        let found = Array(pem.utf8).withUnsafeBytes { bytes -> OpaquePointer? in
+            guard let source = BIO_new_mem_buf(bytes.baseAddress, Int32(bytes.count)) else { return nil }
+            defer { BIO_free(source) }
+            // Without a function that knows no password OpenSSL would ask for one at the terminal.
+            return PEM_read_bio_PrivateKey(source, nil, { _, _, _, _ in 0 }, nil)
+        }
+        guard let key = found else {
             ERR_clear_error()
             return nil
         }
